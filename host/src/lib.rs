@@ -1,0 +1,1 @@
+//! tcw-host: the library behind the binary.

@@ -1,0 +1,2 @@
+//! The tcw-host binary.
+fn main() {}
