@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use jsonschema::{PatternOptions, Validator};
 use serde_json::{Map, Value};
 
-use super::DIALECT;
+use super::{DIALECT, units};
 
 /// A checked fragment: the keys of the payload's top level, and what they need.
 pub(super) struct Fragment {
@@ -203,6 +203,8 @@ pub(super) fn compile(schema: &Value) -> Result<Validator, Flaw> {
         .with_draft(jsonschema::Draft::Draft202012)
         .offline()
         .should_validate_formats(true)
+        .with_format("duration-text", |text: &str| units::duration(text).is_ok())
+        .with_format("size-text", |text: &str| units::size(text).is_ok())
         // The `regex` crate's time is linear in the value's length, whatever the pattern.
         .with_pattern_options(PatternOptions::regex())
         .build(&schema)

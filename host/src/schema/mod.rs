@@ -10,6 +10,7 @@
 //! merge.rs       the tree of keys, with who owns what; splitting a payload along it
 //! violation.rs   what is wrong with a value, for people
 //! explain.rs     every key, who provides it; every missing key, and why
+//! units.rs       durations and sizes as people write them
 //! object.rs      schemas that are not composed: the configuration of an engine or a plugin
 //! ```
 
@@ -18,6 +19,7 @@ mod fragment;
 mod merge;
 mod nearest;
 mod object;
+pub mod units;
 mod violation;
 
 use std::collections::{BTreeMap, BTreeSet};

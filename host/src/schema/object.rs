@@ -70,7 +70,7 @@ impl ObjectSchema {
         }
         let mut violations =
             violation::all(&self.validator, &self.document, value, "configuration", &|_| None);
-        for violation in &mut violations {
+        for violation in violations.iter_mut().filter(|_| !self.place.is_empty()) {
             violation.message = format!("{}: {}", self.place, violation.message);
         }
         Err(violations)

@@ -277,6 +277,8 @@ fn format_name(format: &str) -> String {
     match format {
         "date-time" => "a time such as 2026-01-25T23:31:13Z".into(),
         "uri" => "a URL".into(),
+        "duration-text" => "seconds, or text such as `90 s`, `20 min` or `1 day 2 hours`".into(),
+        "size-text" => "bytes, or text such as `500 MB` or `10 GiB`".into(),
         other => format!("in the format `{other}`"),
     }
 }
