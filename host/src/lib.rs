@@ -1,4 +1,6 @@
 //! tcw-host: the library behind the binary.
 
+pub mod config;
 pub mod library;
 pub mod queue;
+pub mod schema;
