@@ -1,1 +1,3 @@
 //! tcw-host: the library behind the binary.
+
+pub mod queue;
