@@ -3,11 +3,37 @@
 //! A library implements [`engine::EngineProvider`] or [`plugin::PluginProvider`] and exports them with
 //! [`export_library!`]. Authors see ordinary async traits over ordinary types; the `repr(C)` mirror that really
 //! crosses the boundary is private to this crate.
+//!
+//! # Policy
+//!
+//! A library built against 1.a loads in every host 1.b, older or newer. Therefore a released function, structure, enum
+//! value or error kind never changes its meaning, layout, ownership or threading. What may happen:
+//!
+//! - a new method with a default at the **end** of an FFI trait: an older peer runs the default;
+//! - a new optional field at the **end** of a prefix type: in an older library it reads as absent;
+//! - a new key in a JSON object (descriptions, requests, `options`): unknown keys are ignored, absent ones have a
+//!   default;
+//! - a new error kind, with one of 1.0 as its fallback; a new value of an enum that crosses as text and has a variant
+//!   for unknown values.
+//!
+//! A newer engine's method stays invisible to a newer plugin in an older host, because the host stands between them.
+//! Everything else is a new major version. `abi_stable` and `async-ffi` are pinned and appear in no signature that an
+//! author writes.
+//!
+//! # History
+//!
+//! - **1.0**: the first.
 
+pub mod diagnostics;
 pub mod engine;
 pub mod error;
+mod export;
 mod fence;
+mod ffi;
+#[cfg(feature = "host")]
+pub mod host;
 pub mod io;
+pub mod manifest;
 pub mod plugin;
 pub mod runtime;
 pub mod services;
@@ -16,8 +42,5 @@ pub use async_trait::async_trait;
 pub use error::{Error, ErrorKind, Handling, Result};
 pub use serde_json;
 
-/// Exports a library's providers. (The mirror behind it arrives with the next commits.)
-#[macro_export]
-macro_rules! export_library {
-    ($($ignored:tt)*) => {};
-}
+#[doc(hidden)]
+pub use export::__private;
