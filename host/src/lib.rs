@@ -4,3 +4,5 @@ pub mod config;
 pub mod library;
 pub mod queue;
 pub mod schema;
+pub mod services;
+pub mod task;
