@@ -1,5 +1,6 @@
 //! tcw-host: the library behind the binary.
 
+pub mod assembly;
 pub mod config;
 pub mod library;
 pub mod queue;

@@ -12,7 +12,7 @@
 //! 8. compare the layouts, both ways (`tcw_abi::host`);
 //! 9. hand it the host's diagnostics.
 //!
-//! Configuration and creation of the providers come after that, in the assembly.
+//! Configuration and creation of the providers come after that, in [`crate::assembly`].
 //!
 //! A library is never unloaded, and no two versions of it ever share a path.
 
