@@ -530,6 +530,22 @@ fn the_inside_of_lists_is_explained_too() {
     );
 }
 
+#[test]
+fn a_flood_of_mistakes_is_cut_short() {
+    let schema = compose(vec![env()]);
+    let mut payload = json!({"command": [["true"]]});
+    payload["k".repeat(1_000_000)] = json!(1);
+    for number in 0..100_000 {
+        payload[format!("key{number}")] = json!(number);
+    }
+    let start = std::time::Instant::now();
+    let messages = messages(&schema, payload);
+    assert_eq!(messages.len(), 26);
+    assert!(messages.contains(&"the payload has more mistakes; these are the first 25".to_owned()));
+    assert!(messages.iter().all(|message| message.len() < 300), "{messages:?}");
+    assert!(start.elapsed().as_secs() < 10, "{:?}", start.elapsed());
+}
+
 /// Tens of microseconds on an idle machine; the bound only guards against something of another order.
 #[test]
 fn checking_a_payload_is_fast() {

@@ -96,7 +96,7 @@ pub struct WorkerConfig {
     pub capacity: u32,
     /// What must survive a restart.
     pub state_directory: PathBuf,
-    /// Where tasks run.
+    /// Temporary folders, and in them the directories of tasks unless the engine has a place of its own.
     pub tasks_directory: PathBuf,
     /// Downloads and caches.
     pub caches_directory: PathBuf,

@@ -1,8 +1,15 @@
 //! The known name that a mistyped one was probably meant to be.
 
+/// No known name is longer.
+const LONGEST: usize = 100;
+
 /// The candidate that differs from `name` in the fewest letters, if that is few enough to be a slip: a third of its
 /// length, and at least one. Upper and lower case are the same here, so that `rootURL` finds `rootUrl`.
 pub fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    // Comparing takes the product of the lengths, and names in payloads can be as long as their author likes.
+    if name.len() > LONGEST {
+        return None;
+    }
     let wanted = name.to_lowercase();
     let bound = (wanted.chars().count() / 3).max(1);
     candidates

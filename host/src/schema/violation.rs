@@ -26,7 +26,12 @@ impl fmt::Display for Violation {
     }
 }
 
-/// Everything that is wrong with `value`, each thing once. `whole` names it; `unavailable` knows why a key that is not
+/// More violations than this help nobody, and a payload of a megabyte can hold a hundred thousand.
+const MOST: usize = 25;
+/// A longer key is shown by its beginning.
+const LONGEST_KEY: usize = 80;
+
+/// What is wrong with `value`, each thing once, up to a bound that the last violation then names. `whole` names it; `unavailable` knows why a key that is not
 /// in the schema is not there.
 pub(super) fn all(
     validator: &Validator,
@@ -44,9 +49,17 @@ pub(super) fn all(
     let mut out: Vec<Violation> = Vec::new();
     for error in validator.iter_errors(value) {
         for violation in writer.violations(&error) {
-            if !out.contains(&violation) {
-                out.push(violation);
+            if out.contains(&violation) {
+                continue;
             }
+            if out.len() == MOST {
+                out.push(Violation {
+                    path: whole.to_owned(),
+                    message: format!("the {whole} has more mistakes; these are the first {MOST}"),
+                });
+                return out;
+            }
+            out.push(violation);
         }
     }
     out
@@ -66,6 +79,7 @@ impl Writer<'_> {
             Kind::AdditionalProperties { unexpected } | Kind::UnevaluatedProperties { unexpected } => {
                 unexpected
                     .iter()
+                    .take(MOST + 1)
                     .map(|key| self.unknown_key(error, &path, key))
                     .collect()
             }
@@ -199,7 +213,10 @@ impl Writer<'_> {
             if !out.is_empty() {
                 out.push('.');
             }
-            out.push_str(segment);
+            out.extend(segment.chars().take(LONGEST_KEY));
+            if segment.chars().nth(LONGEST_KEY).is_some() {
+                out.push('…');
+            }
             at = at.and_then(|value| value.get(segment));
         }
         if out.is_empty() {
