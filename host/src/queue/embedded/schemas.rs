@@ -209,7 +209,7 @@ mod tests {
             .collect();
         assert_eq!(
             lines,
-            ["  * body/tasks", "  * body/workerGroup", "  * body"],
+            ["  * body", "  * body/tasks", "  * body/workerGroup"],
             "{message}"
         );
     }
