@@ -4,7 +4,7 @@ use std::fmt;
 use std::process::ExitCode;
 
 use crate::assembly::AssemblyError;
-use crate::config::{ConfigError, Stage};
+use crate::config::ConfigError;
 use crate::library::LibraryError;
 use crate::queue::{QueueError, TaskState, TaskStatus};
 use crate::worker::journal::JournalError;
@@ -54,12 +54,7 @@ impl fmt::Display for Failure {
 
 impl From<ConfigError> for Failure {
     fn from(error: ConfigError) -> Self {
-        let status = match error.stage {
-            Stage::Load => USAGE,
-            Stage::Check => INVALID,
-            Stage::Secure => 77,
-        };
-        Failure::new(error.to_string(), status)
+        Failure::new(error.to_string(), error.exit_status())
     }
 }
 

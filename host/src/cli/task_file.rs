@@ -10,7 +10,7 @@ use chrono::{DateTime, Duration, Utc};
 use serde_json::{Map, Value, json};
 
 use super::outcome::Failure;
-use crate::config::document;
+use crate::config::document::Document;
 use crate::queue::{WorkerPoolId, format_time};
 use crate::schema::nearest;
 
@@ -30,8 +30,11 @@ const KEPT: Duration = Duration::days(14);
 pub(super) fn read(path: &Path, pool: Option<&WorkerPoolId>) -> Result<Value, Failure> {
     let text = std::fs::read_to_string(path)
         .map_err(|error| Failure::usage(format!("the task file {}: {error}", path.display())))?;
-    let value = document::parse(path, &text).map_err(Failure::from)?;
-    complete(value, path, pool, Utc::now())
+    let document = Document::parse(&text).map_err(|error| {
+        let line = error.line.map_or_else(String::new, |line| format!(":{line}"));
+        Failure::usage(format!("the task file {}{line}: {error}", path.display()))
+    })?;
+    complete(document.value, path, pool, Utc::now())
         .map_err(|error| Failure::usage(format!("the task file {}: {error}", path.display())))
 }
 
@@ -76,9 +79,9 @@ fn complete(
     let created = time(&task, "created")?.unwrap_or(now);
     let deadline = time(&task, "deadline")?.unwrap_or(created + DEADLINE);
     let expires = time(&task, "expires")?.unwrap_or(deadline + KEPT);
-    task.insert("created".into(), json!(format_time(&created)));
-    task.insert("deadline".into(), json!(format_time(&deadline)));
-    task.insert("expires".into(), json!(format_time(&expires)));
+    task.insert("created".into(), json!(format_time(created)));
+    task.insert("deadline".into(), json!(format_time(deadline)));
+    task.insert("expires".into(), json!(format_time(expires)));
     let name = path.file_stem().map_or_else(|| "task".into(), |stem| stem.to_string_lossy().into_owned());
     let metadata = task.entry("metadata").or_insert_with(|| json!({}));
     if let Some(metadata) = metadata.as_object_mut() {

@@ -14,7 +14,7 @@ use super::journal::{ClaimRecord, Journal};
 use super::options::{Exit, WorkerOptions};
 use super::supervise::keep_claim;
 use crate::queue::{Claim, ExceptionReason, Queue, QueueError, RunId, TaskId, TaskStatus};
-use crate::task::{self, TaskControl, TaskEnvironment, TaskEvent, TaskReport, WorkerEffect, task_control};
+use crate::task::{self, Resolution, TaskControl, TaskEnvironment, TaskEvent, TaskReport, WorkerEffect, task_control};
 
 /// At most so many tasks a call: the queue's own bound.
 const MOST_CLAIMS: u32 = 32;
@@ -287,7 +287,7 @@ impl Worker {
                     tracing::error!(task_id = %key.0, %error, "a task that failed inside the worker was not reported");
                 }
             }
-            if report.as_ref().is_none_or(|report| report.reported || report.is_elsewhere())
+            if report.as_ref().is_none_or(|report| report.reported || report.resolution == Resolution::ResolvedElsewhere)
                 && let Err(error) = journal.resolved(key.0.clone(), key.1).await
             {
                 tracing::error!(task_id = %key.0, %error, "the end of a task is not written down");

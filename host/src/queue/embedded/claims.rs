@@ -49,6 +49,7 @@ pub(super) async fn claim_work(context: Context, pool: WorkerPoolId) -> Result<O
     let waker = server.core.waker(&pool);
     let give_up = Instant::now() + server.config.poll_timeout;
     let mut stopping = server.stopping.clone();
+    let mut released = server.released.subscribe();
     let claimed = loop {
         // Registered before looking, so that a task created in between is not missed. A waker that goes unused
         // because the client has gone away passes to the next who waits.
@@ -63,6 +64,7 @@ pub(super) async fn claim_work(context: Context, pool: WorkerPoolId) -> Result<O
             () = woken => {}
             () = tokio::time::sleep_until(give_up) => break Vec::new(),
             _ = stopping.wait_for(|stopping| *stopping) => break Vec::new(),
+            _ = released.changed() => break Vec::new(),
         }
     };
     let mut tasks = Vec::with_capacity(claimed.len());

@@ -130,6 +130,7 @@ impl EmbeddedQueue {
             storage,
             payload_schemas: RwLock::new(HashMap::new()),
             stopping,
+            released: watch::Sender::new(()),
         });
         let serving = tokio::spawn(serve(listener, Arc::clone(&server)));
         let housekeeping = tokio::spawn(keep_house(Arc::clone(&server)));
@@ -176,6 +177,12 @@ impl EmbeddedQueue {
             .unwrap_or_else(PoisonError::into_inner);
         registered.insert(pool.to_string(), Arc::new(validator));
         Ok(())
+    }
+
+    /// Answers every claim that waits for a task now with none, so that a worker in this process that is told to stop
+    /// need not wait for its poll to end. Later claims wait as usual.
+    pub fn release_polls(&self) {
+        self.server.released.send_replace(());
     }
 
     /// Stops: what waits for tasks gets none, what is under way is ended, the state is closed. Takes at most a few

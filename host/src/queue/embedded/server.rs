@@ -33,6 +33,8 @@ pub(super) struct Server {
     pub(super) payload_schemas: RwLock<HashMap<String, Arc<Validator>>>,
     /// Becomes true when the server stops; what waits then answers at once.
     pub(super) stopping: watch::Receiver<bool>,
+    /// Each change answers the claims that wait now.
+    pub(super) released: watch::Sender<()>,
 }
 
 impl Server {
