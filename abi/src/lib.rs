@@ -37,6 +37,8 @@ pub mod manifest;
 pub mod plugin;
 pub mod runtime;
 pub mod services;
+#[cfg(feature = "testing")]
+pub mod testing;
 
 pub use async_trait::async_trait;
 pub use error::{Error, ErrorKind, Handling, Result};

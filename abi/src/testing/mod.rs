@@ -1,0 +1,13 @@
+//! What a library's own tests use, without a host: a task, services and a sandbox that remember what was asked of
+//! them.
+//!
+//! They keep the promises that a library relies on (one pipe a task, worker lines on fresh lines, folders that are
+//! gone after `dispose`) and nothing more: no queue, no compression, no network.
+
+mod sandbox;
+mod services;
+mod task;
+
+pub use sandbox::{FakeBuilder, FakeEngineHandle, FakeFile, FakeResult, FakeSandbox};
+pub use services::FakeServices;
+pub use task::{FakeArtifact, FakeTask, handle_with};

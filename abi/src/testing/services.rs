@@ -1,0 +1,191 @@
+//! Services without a worker: folders are real, the rest is remembered.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use async_trait::async_trait;
+use serde_json::Value;
+
+use crate::error::{Error, Result};
+use crate::services::{
+    CacheEntry, CacheRequest, ErrorReport, FetchRequest, Fetched, FolderDescription, HttpRequest,
+    HttpResponse, Lease, LeaseDescription, LeaseRequest, Services, StopMode, TemporaryFolder, WebHook,
+    WorkerInfo,
+};
+
+/// Services that make folders beneath one of their own, which is removed with them.
+pub struct FakeServices {
+    root: PathBuf,
+    next: AtomicU64,
+    leases: Arc<Mutex<BTreeMap<String, Value>>>,
+    stops: Mutex<Vec<(StopMode, String)>>,
+}
+
+impl FakeServices {
+    /// New ones.
+    ///
+    /// # Panics
+    /// If there is no room for temporary files.
+    pub fn new() -> Arc<FakeServices> {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let root = std::env::temp_dir().join(format!("tcw-test-{}-{number}", std::process::id()));
+        std::fs::create_dir_all(&root).expect("a folder for the test's files");
+        Arc::new(FakeServices {
+            root,
+            next: AtomicU64::new(0),
+            leases: Arc::default(),
+            stops: Mutex::default(),
+        })
+    }
+
+    /// As the trait object that libraries take.
+    pub fn services(self: &Arc<Self>) -> Arc<dyn Services> {
+        Arc::clone(self) as Arc<dyn Services>
+    }
+
+    /// Where the folders are.
+    pub fn root(&self) -> &std::path::Path {
+        &self.root
+    }
+
+    /// What has been leased and not released.
+    pub fn leases(&self) -> BTreeMap<String, Value> {
+        self.leases.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// How often and why the worker was asked to stop.
+    pub fn stops(&self) -> Vec<(StopMode, String)> {
+        self.stops.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn number(&self) -> u64 {
+        self.next.fetch_add(1, Ordering::Relaxed)
+    }
+}
+
+impl Drop for FakeServices {
+    fn drop(&mut self) {
+        // What a test left behind on purpose may be unremovable; the next boot clears the temporary directory.
+        let _ = std::fs::remove_dir_all(&self.root);
+    }
+}
+
+fn absent(what: &str) -> Error {
+    Error::unsupported(format!("the fake services have no {what}"))
+}
+
+#[async_trait]
+impl Services for FakeServices {
+    fn worker(&self) -> WorkerInfo {
+        WorkerInfo {
+            worker_pool_id: "test/pool".into(),
+            worker_group: "group".into(),
+            worker_id: "worker".into(),
+            root_url: "https://tc.example.com".into(),
+            host_version: "0.0.0".into(),
+            capacity: 1,
+            library: "test".into(),
+        }
+    }
+
+    async fn fetch(&self, _request: FetchRequest) -> Result<Fetched> {
+        Err(absent("fetching"))
+    }
+
+    async fn http(&self, _request: HttpRequest) -> Result<HttpResponse> {
+        Err(absent("network"))
+    }
+
+    async fn temporary_folder(&self) -> Result<Arc<dyn TemporaryFolder>> {
+        let path = self.root.join(format!("folder-{}", self.number()));
+        std::fs::create_dir(&path)?;
+        Ok(Arc::new(Folder(path)))
+    }
+
+    async fn state_directory(&self) -> Result<String> {
+        let path = self.root.join("state");
+        std::fs::create_dir_all(&path)?;
+        Ok(path.display().to_string())
+    }
+
+    async fn cache(&self, _request: CacheRequest) -> Result<Arc<dyn CacheEntry>> {
+        Err(absent("caches"))
+    }
+
+    async fn attach_webhook(&self, _endpoint: String) -> Result<Arc<dyn WebHook>> {
+        Err(absent("web-hooks"))
+    }
+
+    async fn lease(&self, request: LeaseRequest) -> Result<Arc<dyn Lease>> {
+        let id = format!("lease-{}", self.number());
+        self.leases
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(id.clone(), request.data);
+        Ok(Arc::new(FakeLease {
+            id,
+            leases: Arc::clone(&self.leases),
+        }))
+    }
+
+    async fn stop(&self, mode: StopMode, reason: String) -> Result<()> {
+        self.stops
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push((mode, reason));
+        Ok(())
+    }
+
+    async fn pause(&self, _reason: String) -> Result<()> {
+        Ok(())
+    }
+
+    async fn resume(&self) -> Result<()> {
+        Ok(())
+    }
+
+    async fn report_error(&self, _report: ErrorReport) -> Result<()> {
+        Ok(())
+    }
+}
+
+struct Folder(PathBuf);
+
+#[async_trait]
+impl TemporaryFolder for Folder {
+    fn description(&self) -> FolderDescription {
+        FolderDescription {
+            path: self.0.display().to_string(),
+        }
+    }
+
+    async fn dispose(&self) -> Result<()> {
+        match std::fs::remove_dir_all(&self.0) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.into()),
+            _ => Ok(()),
+        }
+    }
+}
+
+struct FakeLease {
+    id: String,
+    leases: Arc<Mutex<BTreeMap<String, Value>>>,
+}
+
+#[async_trait]
+impl Lease for FakeLease {
+    fn description(&self) -> LeaseDescription {
+        LeaseDescription { id: self.id.clone() }
+    }
+
+    async fn release(&self) -> Result<()> {
+        self.leases
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&self.id);
+        Ok(())
+    }
+}
