@@ -44,6 +44,11 @@ impl TaskEvent {
         self.rank() > 0
     }
 
+    /// Whether the queue has resolved the run, or is about to.
+    pub(super) fn is_elsewhere(self) -> bool {
+        self.rank() > 1
+    }
+
     /// What libraries are told.
     pub(super) fn cancel_reason(self) -> CancelReason {
         match self {
@@ -171,6 +176,16 @@ impl TaskControlReceiver {
         self.wait_for(TaskEvent::gives_up).await
     }
 
+    /// Waits for an event after which the queue takes no report.
+    pub(super) async fn resolved_elsewhere(&self) -> TaskEvent {
+        self.wait_for(TaskEvent::is_elsewhere).await
+    }
+
+    /// Whether there was such an event.
+    pub(super) fn is_resolved_elsewhere(&self) -> bool {
+        self.events.borrow().is_some_and(TaskEvent::is_elsewhere)
+    }
+
     /// Waits for the end of the task's time to run.
     pub(super) async fn out_of_time(&self) -> TaskEvent {
         self.wait_for(|event| !event.gives_up()).await
@@ -201,9 +216,24 @@ impl TaskControlReceiver {
         });
     }
 
+    /// The task is resolved.
     pub(super) fn publish(&self, report: TaskReport) {
+        self.publish_in(TaskState::Resolved, report);
+    }
+
+    /// It is cleaned up, too.
+    pub(super) fn publish_disposed(&self, report: TaskReport) {
+        self.publish_in(TaskState::Disposed, report);
+    }
+
+    /// The report, if the task is resolved.
+    pub(super) fn published(&self) -> Option<TaskReport> {
+        self.status.borrow().report.clone()
+    }
+
+    fn publish_in(&self, state: TaskState, report: TaskReport) {
         self.status.send_modify(|status| {
-            status.state = TaskState::Resolved;
+            status.state = state;
             status.since = Utc::now();
             status.report = Some(report);
         });
