@@ -1,5 +1,6 @@
 //! The client against servers that fail in all the ways that servers do, and what its calls cost.
 
+#[expect(dead_code, reason = "other tests use the rest")]
 mod queue_support;
 
 use std::io;
