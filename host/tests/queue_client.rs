@@ -1,5 +1,6 @@
 //! The client against servers that fail in all the ways that servers do, and what its calls cost.
 
+#[expect(dead_code, reason = "other tests use the rest")]
 mod queue_support;
 
 use std::io;
@@ -482,4 +483,27 @@ async fn cycle(scene: &Scene) {
         .unwrap();
     queue.create_artifact("public/b", &link).await.unwrap();
     queue.report_completed().await.unwrap();
+}
+
+#[test]
+fn a_client_that_cannot_work_says_so_at_once() {
+    let message = |root_url: &str, certificate: Option<&str>| {
+        let certificate = certificate.map(str::to_owned);
+        let credentials = Credentials {
+            certificate,
+            ..Credentials::new("me", "token")
+        };
+        match QueueClient::new(ClientConfig::new(root_url, Some(credentials))) {
+            Ok(client) => client.root_url().to_owned(),
+            Err(error) => error.to_string(),
+        }
+    };
+    assert_eq!(message("https://tc.example.com/", None), "https://tc.example.com");
+    assert!(message("tc.example.com", None).contains("is not a URL"));
+    assert!(message("ftp://tc.example.com", None).contains("has to begin with https:// or http://"));
+    let damaged = message("https://tc.example.com", Some("{ s3cr3t"));
+    assert!(
+        damaged.contains("the certificate of client \"me\" is not JSON") && !damaged.contains("s3cr3t"),
+        "{damaged}"
+    );
 }

@@ -686,3 +686,155 @@ async fn stopping_ends_waiting_claims() {
         assert!(claims.is_empty());
     }
 }
+
+#[tokio::test]
+async fn what_a_crash_leaves_behind_is_whole() {
+    let scene = Scene::new().await;
+    let (done, pending) = (scene.create().await, scene.create().await);
+    let (_, queue) = scene.claim().await;
+    put(&queue, "public/a", b"kept").await;
+    queue.report_completed().await.unwrap();
+    // The files as they are at this moment are what a killed process would leave; an upload was under way besides.
+    let copy = scene.directory.path().join("copy");
+    copy_folder(&scene.directory.path().join("state"), &copy);
+    std::fs::write(copy.join("storage/incoming/half"), "half").unwrap();
+    std::fs::write(copy.join("storage/objects/nobodys"), "never announced").unwrap();
+
+    let queue = EmbeddedQueue::start(EmbeddedConfig::new(&copy)).await.unwrap();
+    let client = client(&queue, Some(queue.credentials()));
+    assert_eq!(client.status(&done).await.unwrap().state, TaskState::Completed);
+    let url = client.latest_artifact_url(&done, "public/a").await.unwrap();
+    assert_eq!(fetch(&url).await.2, "kept");
+    assert_eq!(client.claim_work(2).await.unwrap()[0].task_id(), &pending);
+    let left = |folder: &str| std::fs::read_dir(copy.join(folder)).unwrap().count();
+    assert_eq!((left("storage/incoming"), left("storage/objects")), (0, 1));
+    queue.stop().await;
+}
+
+fn copy_folder(from: &std::path::Path, to: &std::path::Path) {
+    std::fs::create_dir(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.path().is_dir() {
+            copy_folder(&entry.path(), &target);
+        } else {
+            std::fs::copy(entry.path(), target).unwrap();
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_task_is_claimed_once_however_many_ask() {
+    let scene = Arc::new(Scene::new().await);
+    let mut expected: Vec<String> = Vec::new();
+    let (sender, mut claimed) = tokio::sync::mpsc::unbounded_channel();
+    let workers: Vec<_> = (0..6)
+        .map(|_| {
+            let (scene, sender) = (Arc::clone(&scene), sender.clone());
+            tokio::spawn(async move {
+                loop {
+                    for claim in scene.client.claim_work(3).await.unwrap() {
+                        sender.send(claim.task_id().to_string()).unwrap();
+                    }
+                }
+            })
+        })
+        .collect();
+    for _ in 0..100 {
+        expected.push(scene.create().await.to_string());
+    }
+    let mut found = Vec::new();
+    while found.len() < expected.len() {
+        found.push(
+            timeout(BOUND, claimed.recv())
+                .await
+                .expect("a pending task wakes a waiting worker")
+                .unwrap(),
+        );
+    }
+    for worker in workers {
+        worker.abort();
+    }
+    expected.sort();
+    found.sort();
+    assert_eq!(found, expected);
+}
+
+#[tokio::test]
+async fn any_request_can_be_signed_with_a_runs_credentials() {
+    let scene = Scene::new().await;
+    let id = scene
+        .create_with(|task| task["scopes"] = json!(["queue:cancel-task-in-project:none"]))
+        .await;
+    let (_, queue) = scene.claim().await;
+    let url = |path: &str| {
+        format!("{}/api/queue/v1/task/{id}{path}", scene.queue.root_url())
+            .parse()
+            .unwrap()
+    };
+    let send = async |method, path: &str, scopes: Option<&[String]>| {
+        let headers = reqwest::header::HeaderMap::new();
+        queue
+            .signed_request(method, url(path), headers, "".into(), scopes)
+            .await
+            .unwrap()
+            .status()
+            .as_u16()
+    };
+    assert_eq!(
+        send(reqwest::Method::GET, "/artifacts?limit=5", None).await,
+        200,
+        "the query is signed too"
+    );
+    let nothing = ["queue:status:*".to_owned()];
+    assert_eq!(send(reqwest::Method::POST, "/cancel", Some(&nothing)).await, 403);
+    assert_eq!(
+        send(reqwest::Method::POST, "/cancel", None).await,
+        200,
+        "the task's own scopes count"
+    );
+    // The credentials outlive the run's end, as they do on the real queue, for what it leaves behind.
+    put(&queue, "public/log", b"x").await;
+}
+
+#[tokio::test]
+async fn storage_is_bounded() {
+    let scene = Scene::with(|config| (config.max_artifact_size, config.max_storage_size) = (10, 15)).await;
+    scene.create().await;
+    let (_, queue) = scene.claim().await;
+    let try_put = async |name: &str, content: &'static [u8]| {
+        let content_type = "a/b".to_owned();
+        let request = ArtifactRequest::S3 {
+            content_type,
+            content_length: None,
+            expires: in_an_hour(),
+        };
+        let ArtifactCreated::S3 {
+            put_url,
+            content_type,
+            ..
+        } = queue.create_artifact(name, &request).await.unwrap()
+        else {
+            panic!("no URL to upload to")
+        };
+        let upload = Upload {
+            put_url,
+            content_type,
+            content_encoding: None,
+            length: content.len() as u64,
+        };
+        queue
+            .upload(&upload, UploadBody::Bytes(Bytes::from_static(content)))
+            .await
+    };
+    let too_large = try_put("public/a", b"12345678901").await;
+    assert!(
+        matches!(too_large, Err(QueueError::Invalid { ref code, .. }) if code == "InputTooLarge"),
+        "{too_large:?}"
+    );
+    try_put("public/a", b"1234567890").await.unwrap();
+    let full = try_put("public/b", b"123456").await;
+    assert!(matches!(full, Err(QueueError::Unavailable { .. })), "{full:?}");
+    try_put("public/b", b"12345").await.unwrap();
+}

@@ -1,6 +1,7 @@
 //! The official Python client against the embedded queue: `tests/python/test_official_client.py`, with a task that has
 //! a log for it to fetch.
 
+#[expect(dead_code, reason = "other tests use the rest")]
 mod queue_support;
 
 use std::path::Path;

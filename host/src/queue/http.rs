@@ -396,3 +396,48 @@ pub(super) fn with_causes(error: &dyn std::error::Error) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_grow_up_to_their_bound_and_differ() {
+        let policy = RetryPolicy {
+            longest_pause: Duration::from_secs(2),
+            ..RetryPolicy::default()
+        };
+        for (next, most) in [(1, 200), (2, 400), (4, 1600), (5, 2000), (40, 2000)] {
+            let most = Duration::from_millis(most);
+            let pauses: Vec<_> = (0..20).map(|_| policy.pause(next, None)).collect();
+            assert!(
+                pauses.iter().all(|pause| *pause <= most && *pause >= most / 2),
+                "{pauses:?}"
+            );
+            assert!(
+                pauses.iter().any(|pause| *pause != pauses[0]),
+                "all clients would come back at once"
+            );
+        }
+    }
+
+    #[test]
+    fn a_server_may_ask_for_more_patience_within_the_bound() {
+        let policy = RetryPolicy {
+            longest_pause: Duration::from_secs(2),
+            ..RetryPolicy::default()
+        };
+        let asked = |seconds| policy.pause(1, Some(Duration::from_secs(seconds)));
+        assert!((1.0..=1.2).contains(&asked(1).as_secs_f64()));
+        assert!((2.0..=2.2).contains(&asked(3600).as_secs_f64()));
+    }
+
+    #[test]
+    fn endpoints_show_no_query_and_no_password() {
+        let url = Url::parse("https://me:secret@tc.example.com/a%2Fb?bewit=secret").unwrap();
+        assert_eq!(
+            endpoint(&Method::GET, &url),
+            "GET https://me@tc.example.com/a%2Fb"
+        );
+    }
+}

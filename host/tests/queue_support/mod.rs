@@ -1,5 +1,4 @@
 //! What the queue's tests have in common: a running embedded queue, clients for it, tasks.
-#![allow(dead_code, unreachable_pub, reason = "each test uses its part")]
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,24 +11,24 @@ use tcw_host::queue::{
     WorkerIdentity, WorkerPoolId,
 };
 
-pub const POOL: &str = "proj-test/linux";
+pub(crate) const POOL: &str = "proj-test/linux";
 
 /// Nothing in these tests may take this long; waiting for an event ends with it.
-pub const BOUND: Duration = Duration::from_secs(60);
+pub(crate) const BOUND: Duration = Duration::from_secs(60);
 
 /// A running queue in a directory that goes away with it.
-pub struct Scene {
-    pub directory: tempfile::TempDir,
-    pub queue: EmbeddedQueue,
-    pub client: QueueClient,
+pub(crate) struct Scene {
+    pub(crate) directory: tempfile::TempDir,
+    pub(crate) queue: EmbeddedQueue,
+    pub(crate) client: QueueClient,
 }
 
 impl Scene {
-    pub async fn new() -> Self {
+    pub(crate) async fn new() -> Self {
         Self::with(|_| ()).await
     }
 
-    pub async fn with(adjust: impl FnOnce(&mut EmbeddedConfig)) -> Self {
+    pub(crate) async fn with(adjust: impl FnOnce(&mut EmbeddedConfig)) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let mut config = EmbeddedConfig::new(directory.path().join("state"));
         adjust(&mut config);
@@ -43,7 +42,7 @@ impl Scene {
     }
 
     /// Stops the queue and starts it again with the same state.
-    pub async fn restart(self) -> Self {
+    pub(crate) async fn restart(self) -> Self {
         let Self { directory, queue, .. } = self;
         queue.stop().await;
         let queue = EmbeddedQueue::start(EmbeddedConfig::new(directory.path().join("state")))
@@ -57,11 +56,11 @@ impl Scene {
         }
     }
 
-    pub async fn create(&self) -> TaskId {
+    pub(crate) async fn create(&self) -> TaskId {
         self.create_with(|_| ()).await
     }
 
-    pub async fn create_with(&self, adjust: impl FnOnce(&mut Value)) -> TaskId {
+    pub(crate) async fn create_with(&self, adjust: impl FnOnce(&mut Value)) -> TaskId {
         let (id, mut task) = (TaskId::random(), task());
         adjust(&mut task);
         self.client.create_task(&id, &task).await.unwrap();
@@ -69,7 +68,7 @@ impl Scene {
     }
 
     /// Claims the one task there is.
-    pub async fn claim(&self) -> (Claim, Arc<dyn TaskQueue>) {
+    pub(crate) async fn claim(&self) -> (Claim, Arc<dyn TaskQueue>) {
         let mut claims = self.client.claim_work(1).await.unwrap();
         assert_eq!(claims.len(), 1);
         let claim = claims.remove(0);
@@ -78,7 +77,7 @@ impl Scene {
     }
 
     /// What has become of each run: its state, why it was made, why it ended.
-    pub async fn runs(&self, task: &TaskId) -> Vec<(String, String, Option<String>)> {
+    pub(crate) async fn runs(&self, task: &TaskId) -> Vec<(String, String, Option<String>)> {
         let status = self.client.status(task).await.unwrap();
         let runs = status.runs.into_iter();
         runs.map(|run| {
@@ -89,7 +88,7 @@ impl Scene {
     }
 }
 
-pub fn client(queue: &EmbeddedQueue, credentials: Option<Credentials>) -> QueueClient {
+pub(crate) fn client(queue: &EmbeddedQueue, credentials: Option<Credentials>) -> QueueClient {
     let worker = WorkerIdentity {
         pool: POOL.parse::<WorkerPoolId>().unwrap(),
         group: "g".to_owned(),
@@ -107,7 +106,7 @@ pub fn client(queue: &EmbeddedQueue, credentials: Option<Credentials>) -> QueueC
     QueueClient::new(config).unwrap()
 }
 
-pub fn task() -> Value {
+pub(crate) fn task() -> Value {
     let now = Utc::now();
     json!({
         "taskQueueId": POOL,
@@ -118,10 +117,10 @@ pub fn task() -> Value {
     })
 }
 
-pub fn in_an_hour() -> DateTime<Utc> {
+pub(crate) fn in_an_hour() -> DateTime<Utc> {
     Utc::now() + TimeDelta::hours(1)
 }
 
-pub fn run(state: &str, created: &str, resolved: Option<&str>) -> (String, String, Option<String>) {
+pub(crate) fn run(state: &str, created: &str, resolved: Option<&str>) -> (String, String, Option<String>) {
     (state.to_owned(), created.to_owned(), resolved.map(str::to_owned))
 }

@@ -20,6 +20,10 @@ use crate::queue::{Priority, TaskState};
 /// The longest sleep: a clock that is set forward is noticed within it.
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
 
+/// How many milliseconds after a failure what is due is attempted again.
+const RETRY_TIMER: Millis = 5000;
+
+/// The time.
 pub(super) fn now() -> Millis {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Millis::try_from(since.as_millis()).unwrap_or(Millis::MAX)
@@ -174,18 +178,24 @@ struct Entry {
 }
 
 impl Index {
+    /// Lets a task go that has ended, or that is no more.
+    fn remove(&mut self, id: &str) {
+        let Some(entry) = self.entries.remove(id) else {
+            return;
+        };
+        if let Some(place) = entry.place
+            && let Some(line) = self.pending.get_mut(&entry.pool)
+        {
+            line.remove(&place);
+        }
+        if let Some(timer) = entry.timer {
+            self.timers.remove(&(timer, id.to_owned()));
+        }
+    }
+
     /// Takes a task as it now is.
     fn set(&mut self, task: &Task) {
-        if let Some(entry) = self.entries.remove(&task.id) {
-            if let Some(place) = entry.place
-                && let Some(line) = self.pending.get_mut(&entry.pool)
-            {
-                line.remove(&place);
-            }
-            if let Some(timer) = entry.timer {
-                self.timers.remove(&(timer, task.id.clone()));
-            }
-        }
+        self.remove(&task.id);
         let timer = task.next_event();
         let place =
             (task.state() == TaskState::Pending).then_some((std::cmp::Reverse(task.priority), task.position));
@@ -228,6 +238,8 @@ impl Core {
             });
             match jobs.recv_timeout(wait) {
                 Ok(job) => {
+                    // What is due comes first: no job may see a task as it no longer ought to be.
+                    self.elapse();
                     if catch_unwind(AssertUnwindSafe(|| job(&mut self))).is_err() {
                         tracing::error!("a call made the embedded queue panic; its effects are taken back");
                         self.recover();
@@ -294,17 +306,22 @@ impl Core {
                     error = error.message,
                     "time passed for a task, but that could not be written"
                 );
-                // Not at once again, or a full disk would keep this thread busy.
-                self.index.timers.remove(&(time, id.clone()));
-                if error.status.is_server_error() {
-                    self.index.timers.insert((now + 5000, id.clone()));
-                    if let Some(entry) = self.index.entries.get_mut(&id) {
-                        entry.timer = Some(now + 5000);
-                    }
-                } else {
-                    self.index.entries.remove(&id);
-                }
+                self.postpone(&id, error.status.is_server_error().then_some(now + RETRY_TIMER));
             }
+        }
+    }
+
+    /// Lets a task's timer pass: until later, so that a full disk does not keep this thread busy, or for good if the task
+    /// is no more.
+    fn postpone(&mut self, id: &str, later: Option<Millis>) {
+        let Some(later) = later else {
+            return self.index.remove(id);
+        };
+        if let Some(entry) = self.index.entries.get_mut(id) {
+            if let Some(timer) = entry.timer.replace(later) {
+                self.index.timers.remove(&(timer, id.to_owned()));
+            }
+            self.index.timers.insert((later, id.to_owned()));
         }
     }
 

@@ -124,7 +124,10 @@ pub enum StartError {
         path: PathBuf,
     },
     /// The state directory or something in it cannot be used.
-    #[error("the embedded queue cannot {action} {} ({source}); check the owner, the permissions and the free space", .path.display())]
+    #[error(
+        "the embedded queue cannot {action} {} ({source}); check the owner, the permissions and the free space",
+        .path.display()
+    )]
     Files {
         /// What was attempted: `create`, `write`, ...
         action: &'static str,
@@ -134,7 +137,11 @@ pub enum StartError {
         source: std::io::Error,
     },
     /// The file with the root credentials is damaged.
-    #[error("the embedded queue's credentials in {} are not as it wrote them ({problem}); restore the file, or delete it to get new ones", .path.display())]
+    #[error(
+        "the embedded queue's credentials in {} are not as it wrote them ({problem}); restore the file, or delete it to \
+         get new ones",
+        .path.display()
+    )]
     Credentials {
         /// The file.
         path: PathBuf,
@@ -142,7 +149,10 @@ pub enum StartError {
         problem: String,
     },
     /// The database cannot be opened or understood.
-    #[error("the embedded queue cannot use its database {} ({source}); move it away to begin with an empty queue", .path.display())]
+    #[error(
+        "the embedded queue cannot use its database {} ({source}); move it away to begin with an empty queue",
+        .path.display()
+    )]
     Database {
         /// The file.
         path: PathBuf,

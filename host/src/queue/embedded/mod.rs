@@ -93,7 +93,7 @@ pub struct EmbeddedQueue {
     serving: JoinHandle<()>,
     housekeeping: JoinHandle<()>,
     /// Held until everything else is over.
-    state_dir: StateDir,
+    _state_dir: StateDir,
 }
 
 impl EmbeddedQueue {
@@ -141,7 +141,7 @@ impl EmbeddedQueue {
             stop,
             serving,
             housekeeping,
-            state_dir,
+            _state_dir: state_dir,
         })
     }
 
@@ -193,16 +193,24 @@ impl EmbeddedQueue {
             .await
             .is_err()
         {
-            self.serving.abort();
+            tracing::warn!("the embedded queue stops before all of its connections have ended");
         }
-        self.housekeeping.abort();
         let server = Arc::clone(&self.server);
         let closed = tokio::task::spawn_blocking(move || server.core.stop()).await;
         if let Err(error) = closed {
             tracing::error!(%error, "the embedded queue's state was not closed in order");
         }
-        // Only now may another process have the directory.
-        drop(self.state_dir);
+    }
+}
+
+impl Drop for EmbeddedQueue {
+    /// Whoever does not wait for [`stop`](Self::stop) gets the abrupt form of it. Either way, the state is closed before
+    /// the directory is let go for another process.
+    fn drop(&mut self) {
+        let _ = self.stop.send(true);
+        self.serving.abort();
+        self.housekeeping.abort();
+        self.server.core.stop();
     }
 }
 

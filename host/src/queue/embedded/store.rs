@@ -383,3 +383,7 @@ fn read_object(row: &Row<'_>) -> Outcome<ObjectRow> {
         stored: row.get(4)?,
     })
 }
+
+#[cfg(test)]
+#[path = "store_tests.rs"]
+mod tests;
