@@ -15,7 +15,13 @@ pub(super) async fn run(flags: &WorkerFlags) -> Result<ExitCode, Failure> {
     let pool = parts.pool(&config)?;
     let connected = parts.connect(&config, located, pool)?;
     let engine = &parts.assembly.engine;
-    let recovery = recover(&parts.journal, connected.client.as_ref(), &engine.engine, &engine.name).await?;
+    let recovery = recover(
+        &parts.journal,
+        connected.client.as_ref(),
+        &engine.engine,
+        &engine.name,
+    )
+    .await?;
     for message in &recovery.messages {
         println!("{message}");
     }
@@ -25,5 +31,9 @@ pub(super) async fn run(flags: &WorkerFlags) -> Result<ExitCode, Failure> {
     if let Some(embedded) = connected.embedded {
         embedded.stop().await;
     }
-    Ok(if recovery.left == 0 { ExitCode::SUCCESS } else { status(1) })
+    Ok(if recovery.left == 0 {
+        ExitCode::SUCCESS
+    } else {
+        status(1)
+    })
 }

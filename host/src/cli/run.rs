@@ -33,7 +33,10 @@ async fn work(config: &Config) -> Result<Exit, Failure> {
     let pool = parts.pool(config)?;
     let connected = parts.connect(config, located, pool)?;
     let journal = parts.journal.clone();
-    let engine = (Arc::clone(&parts.assembly.engine.engine), parts.assembly.engine.name.clone());
+    let engine = (
+        Arc::clone(&parts.assembly.engine.engine),
+        parts.assembly.engine.name.clone(),
+    );
     let recovery = recover(&journal, connected.client.as_ref(), &engine.0, &engine.1).await?;
     for message in &recovery.messages {
         tracing::warn!("left by an earlier process: {message}");

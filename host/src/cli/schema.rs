@@ -44,7 +44,11 @@ pub(super) async fn with_assembly(
         QueueConfig::Embedded(_) => "http://localhost".to_owned(),
     };
     // Nobody is asked anything, so nobody's credentials are needed.
-    let nowhere = start::Located { root_url, credentials: Credentials::new("", ""), embedded: None };
+    let nowhere = start::Located {
+        root_url,
+        credentials: Credentials::new("", ""),
+        embedded: None,
+    };
     let loaded = start::load(&config, &directory, &nowhere).await;
     let outcome = loaded.map(|parts| {
         look(&parts.assembly);

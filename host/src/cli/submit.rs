@@ -37,7 +37,10 @@ pub(super) async fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
     match queue.create_task(&task, &definition).await {
         Ok(_) => {}
         Err(QueueError::Invalid { message, .. }) => {
-            eprintln!("tcw-host: the queue refuses the task {}:\n{message}", arguments.task.display());
+            eprintln!(
+                "tcw-host: the queue refuses the task {}:\n{message}",
+                arguments.task.display()
+            );
             return Ok(status(2));
         }
         Err(error) => return Err(error.into()),
@@ -67,7 +70,10 @@ fn pool(config: &Config) -> Result<Option<WorkerPoolId>, Failure> {
 /// A client of the deployment, or of the embedded queue that runs with this state directory.
 pub(super) fn client(config: &Config) -> Result<QueueClient, Failure> {
     let located = start::running(config)?;
-    Ok(QueueClient::new(ClientConfig::new(located.root_url, Some(located.credentials)))?)
+    Ok(QueueClient::new(ClientConfig::new(
+        located.root_url,
+        Some(located.credentials),
+    ))?)
 }
 
 async fn watch(queue: &QueueClient, task: &TaskId) -> Result<ExitCode, Failure> {
@@ -81,7 +87,10 @@ async fn watch(queue: &QueueClient, task: &TaskId) -> Result<ExitCode, Failure> 
         }
         if state.state.is_resolved() {
             let artifacts = follow::artifacts(queue, task, None).await?;
-            if let Some(log) = artifacts.iter().find(|artifact| artifact.name == "public/logs/live_backing.log") {
+            if let Some(log) = artifacts
+                .iter()
+                .find(|artifact| artifact.name == "public/logs/live_backing.log")
+            {
                 let bytes = follow::content(queue, task, &log.name).await?;
                 // A reader that has gone does not change the task's outcome.
                 let _ = std::io::stdout().write_all(&bytes);

@@ -16,8 +16,25 @@ use crate::schema::nearest;
 
 /// What a definition may hold (`schemas/queue/v1/create-task-request.json` of the published references).
 const KEYS: &[&str] = &[
-    "taskQueueId", "provisionerId", "workerType", "schedulerId", "projectId", "taskGroupId", "dependencies", "requires",
-    "routes", "priority", "retries", "created", "deadline", "expires", "scopes", "payload", "metadata", "tags", "extra",
+    "taskQueueId",
+    "provisionerId",
+    "workerType",
+    "schedulerId",
+    "projectId",
+    "taskGroupId",
+    "dependencies",
+    "requires",
+    "routes",
+    "priority",
+    "retries",
+    "created",
+    "deadline",
+    "expires",
+    "scopes",
+    "payload",
+    "metadata",
+    "tags",
+    "extra",
 ];
 
 /// How long a task may take if it does not say.
@@ -82,7 +99,9 @@ fn complete(
     task.insert("created".into(), json!(format_time(created)));
     task.insert("deadline".into(), json!(format_time(deadline)));
     task.insert("expires".into(), json!(format_time(expires)));
-    let name = path.file_stem().map_or_else(|| "task".into(), |stem| stem.to_string_lossy().into_owned());
+    let name = path
+        .file_stem()
+        .map_or_else(|| "task".into(), |stem| stem.to_string_lossy().into_owned());
     let metadata = task.entry("metadata").or_insert_with(|| json!({}));
     if let Some(metadata) = metadata.as_object_mut() {
         let defaults = [
@@ -134,7 +153,10 @@ mod tests {
             completed(json!({"payloud": {}})).unwrap_err(),
             "`payloud` is no key of a task; did you mean `payload`?"
         );
-        assert_eq!(completed(json!([])).unwrap_err(), "it has to be an object with at least `payload`");
+        assert_eq!(
+            completed(json!([])).unwrap_err(),
+            "it has to be an object with at least `payload`"
+        );
         assert_eq!(
             completed(json!({"payload": {}, "deadline": "soon"})).unwrap_err(),
             "`deadline` has to be a time such as 2026-01-25T23:31:13.787Z"
