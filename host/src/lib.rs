@@ -1,1 +1,11 @@
 //! tcw-host: the library behind the binary.
+
+pub mod assembly;
+pub mod cli;
+pub mod config;
+pub mod library;
+pub mod queue;
+pub mod schema;
+pub mod services;
+pub mod task;
+pub mod worker;

@@ -1,2 +1,7 @@
 //! The tcw-host binary.
-fn main() {}
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    tcw_host::cli::main()
+}

@@ -1,0 +1,330 @@
+//! From libraries and configuration to what tasks run with.
+//!
+//! The engine's library is required; a plugin's library that is refused, a plugin that the engine cannot serve and a
+//! plugin that does not start are left out, visibly, unless the configuration marks the library as required. What the
+//! composed payload schema cannot be made of stops the worker: that is known before the first task.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::Value;
+use tcw_abi::engine::Section;
+use tcw_abi::plugin::PluginProvider;
+
+use crate::config::Config;
+use crate::library::{Library, LibraryError, Loader, find};
+use crate::schema::{
+    Clash, EngineFragment, ObjectSchema, PayloadSchema, PluginFragment, Provider, ProviderKind, Violation,
+};
+use crate::services::engine_handle::PluginEngine;
+use crate::services::worker::WorkerServices;
+use crate::task::{EngineSlot, PayloadCheck, PayloadParts, PluginSlot};
+
+/// How long a provider may take to make its engine or plugin.
+const CREATION: Duration = Duration::from_secs(60);
+
+/// Engine, plugins, and the payload schema that they make together.
+pub struct Assembly {
+    /// What tasks run in.
+    pub engine: EngineSlot,
+    /// What tasks can ask for.
+    pub plugins: Vec<PluginSlot>,
+    /// What a payload may hold.
+    pub schema: Arc<PayloadSchema>,
+    /// The libraries in use, the engine's first.
+    pub libraries: Vec<Library>,
+    /// Libraries that were refused, and plugins that did not start: for the operator.
+    pub refused: Vec<String>,
+}
+
+impl Assembly {
+    /// What the engine and the plugins say to the authors of tasks, with their names.
+    pub fn documentation(&self) -> Vec<(String, Vec<Section>)> {
+        let engine = (format!("Engine {}", self.engine.name), self.engine.description.documentation.clone());
+        let plugins = self
+            .plugins
+            .iter()
+            .map(|plugin| (format!("Plugin {}", plugin.name), plugin.description.documentation.clone()));
+        std::iter::once(engine).chain(plugins).filter(|(_, sections)| !sections.is_empty()).collect()
+    }
+}
+
+/// Why there is nothing that tasks could run with.
+#[derive(Debug, thiserror::Error)]
+pub enum AssemblyError {
+    /// No engine was named.
+    #[error("no engine is given: add --engine ./libnative_engine.so, or `libraries: {{engine: ...}}` in the configuration")]
+    NoEngine,
+    /// A library that is required was refused.
+    #[error("{0}")]
+    Library(#[from] LibraryError),
+    /// The file is a library, but not an engine's.
+    #[error("{}: the library '{name}' provides no engine, only {provides}\n  give an engine's library with --engine, and this one with --plugins", path.display())]
+    NotAnEngine {
+        /// Which.
+        path: PathBuf,
+        /// Its name.
+        name: String,
+        /// What it provides.
+        provides: String,
+    },
+    /// A configuration does not fit.
+    #[error("the configuration of {provider} does not fit:\n{}", lines(violations))]
+    Configuration {
+        /// Whose.
+        provider: Provider,
+        /// What is wrong with it.
+        violations: Vec<Violation>,
+    },
+    /// A plugin is configured that is not there.
+    #[error("the configuration names {}, and no library provides that; there are: {known}. Take it out, or add its library to --plugins", list(unknown))]
+    UnknownPlugins {
+        /// Names.
+        unknown: Vec<String>,
+        /// Names that would be right.
+        known: String,
+    },
+    /// A provider failed.
+    #[error("{provider} does not start: {error}")]
+    Creation {
+        /// Which.
+        provider: Provider,
+        /// Why.
+        error: tcw_abi::Error,
+    },
+    /// The schemas do not make one.
+    #[error("{}", lines(.0))]
+    Clashes(Vec<Clash>),
+    /// A library's schema is not one.
+    #[error("{0}")]
+    Schema(#[from] crate::schema::InvalidSchema),
+    /// A required library is not among those found.
+    #[error("the configuration requires {}, and no library of that name was found in the directories of plugins", list(.0))]
+    RequiredMissing(Vec<String>),
+    /// The host's own code failed.
+    #[error("loading failed inside the worker: {0}")]
+    Host(#[from] tokio::task::JoinError),
+}
+
+fn lines(items: &[impl fmt::Display]) -> String {
+    items.iter().map(|item| format!("  {item}")).collect::<Vec<_>>().join("\n")
+}
+
+fn list(names: &[String]) -> String {
+    names.iter().map(|name| format!("'{name}'")).collect::<Vec<_>>().join(", ")
+}
+
+/// Loads what the configuration names and makes it ready for tasks.
+pub async fn assemble(
+    config: &Config,
+    loader: &Loader,
+    services: &Arc<WorkerServices>,
+) -> Result<Assembly, AssemblyError> {
+    let path = config.libraries.engine.clone().ok_or(AssemblyError::NoEngine)?;
+    let engine_library = load(loader, &path).await??;
+    let engine = make_engine(config, &engine_library, services).await?;
+
+    let mut libraries = vec![engine_library];
+    let mut refused = Vec::new();
+    find_plugins(config, loader, &mut libraries, &mut refused).await?;
+    let names: BTreeSet<&str> = libraries.iter().map(|library| library.manifest.name.as_str()).collect();
+    let missing: Vec<String> =
+        config.libraries.required.iter().filter(|name| !names.contains(name.as_str())).cloned().collect();
+    if !missing.is_empty() {
+        return Err(AssemblyError::RequiredMissing(missing));
+    }
+
+    let provided: BTreeSet<String> =
+        libraries.iter().flat_map(|library| library.manifest.plugins.iter().cloned()).collect();
+    let unknown: Vec<String> =
+        config.plugins.configuration.keys().chain(&config.plugins.disabled).filter(|name| !provided.contains(*name)).cloned().collect();
+    if !unknown.is_empty() {
+        let known = provided.iter().cloned().collect::<Vec<_>>().join(", ");
+        return Err(AssemblyError::UnknownPlugins { unknown, known });
+    }
+
+    let mut plugins = Vec::new();
+    let mut fragments = Vec::new();
+    for library in &libraries {
+        for (index, name) in library.manifest.plugins.iter().enumerate() {
+            let provider = plugin_provider(library, name);
+            let mut fragment = PluginFragment {
+                name: name.clone(),
+                library: library.file_name(),
+                ..PluginFragment::default()
+            };
+            if config.plugins.disabled.contains(name) {
+                fragment.unavailable = Some("is disabled in the configuration".into());
+            } else {
+                match make_plugin(config, library, index, &provider, services, &engine).await {
+                    Ok(Made::Plugin(slot)) => {
+                        fragment.schema = slot.description.payload_schema.clone();
+                        plugins.push(slot);
+                    }
+                    Ok(Made::Lacking(requires)) => fragment.requires = requires,
+                    Err(error @ AssemblyError::Creation { .. })
+                        if !config.libraries.required.contains(&library.manifest.name) =>
+                    {
+                        tracing::error!(plugin = name, "{error}; it is left out");
+                        refused.push(error.to_string());
+                        fragment.unavailable = Some("does not start; the worker's log says why".into());
+                    }
+                    Err(error) => return Err(error),
+                }
+            }
+            fragments.push(fragment);
+        }
+    }
+    let fragment = EngineFragment {
+        name: engine.name.clone(),
+        library: engine.library.clone(),
+        schema: engine.description.payload_schema.clone(),
+        features: engine.description.features.clone(),
+    };
+    let schema = PayloadSchema::compose(fragment, fragments).map_err(AssemblyError::Clashes)?;
+    for left_out in schema.left_out() {
+        tracing::warn!("{} {}: it is left out", left_out.provider, left_out.reason);
+    }
+    Ok(Assembly { engine, plugins, schema: Arc::new(schema), libraries, refused })
+}
+
+async fn load(loader: &Loader, path: &Path) -> Result<Result<Library, LibraryError>, tokio::task::JoinError> {
+    let (loader, path) = (loader.clone(), path.to_owned());
+    tokio::task::spawn_blocking(move || loader.load(&path)).await
+}
+
+/// Every library in the directories of plugins that has plugins; those that are refused are said and left out.
+async fn find_plugins(
+    config: &Config,
+    loader: &Loader,
+    libraries: &mut Vec<Library>,
+    refused: &mut Vec<String>,
+) -> Result<(), AssemblyError> {
+    for directory in &config.libraries.directories {
+        for path in find::candidates(directory)? {
+            match load(loader, &path).await? {
+                Ok(library) if libraries.iter().any(|other| other.sha256 == library.sha256) => {
+                    tracing::debug!(path = %path.display(), "the same library is loaded already");
+                }
+                Ok(library) if library.manifest.plugins.is_empty() => {
+                    tracing::debug!(path = %path.display(), "the library has no plugins, so it is not used");
+                }
+                Ok(library) => libraries.push(library),
+                Err(error) => {
+                    if is_required(config, &path) {
+                        return Err(error.into());
+                    }
+                    tracing::error!("a library is left out: {error}");
+                    refused.push(error.to_string());
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A library that cannot be read has no name but its file's.
+fn is_required(config: &Config, path: &Path) -> bool {
+    let Some(stem) = path.file_stem().and_then(|stem| stem.to_str()) else { return false };
+    let stem = stem.strip_prefix("lib").unwrap_or(stem);
+    let stem = stem.strip_suffix("_plugin").or_else(|| stem.strip_suffix("_engine")).unwrap_or(stem).replace('_', "-");
+    config.libraries.required.contains(&stem)
+}
+
+async fn make_engine(
+    config: &Config,
+    library: &Library,
+    services: &Arc<WorkerServices>,
+) -> Result<EngineSlot, AssemblyError> {
+    let manifest = &library.manifest;
+    if !manifest.engine {
+        let provides = match manifest.plugins.as_slice() {
+            [] => "nothing".to_owned(),
+            plugins => format!("the plugins {}", plugins.join(", ")),
+        };
+        return Err(AssemblyError::NotAnEngine {
+            path: library.source.clone(),
+            name: manifest.name.clone(),
+            provides,
+        });
+    }
+    let provider =
+        Provider { kind: ProviderKind::Engine, name: manifest.name.clone(), library: library.file_name() };
+    let failed = |error| AssemblyError::Creation { provider: provider.clone(), error };
+    let engines = within(library.root.engine_provider()).await.map_err(failed)?;
+    check(&provider, &engines.description().configuration_schema, &config.engine)?;
+    let made = engines.new_engine(services.for_library(&manifest.name), config.engine.clone());
+    let engine = within(made).await.map_err(failed)?;
+    Ok(EngineSlot::new(manifest.name.clone(), library.file_name(), engine))
+}
+
+fn plugin_provider(library: &Library, name: &str) -> Provider {
+    Provider { kind: ProviderKind::Plugin, name: name.to_owned(), library: library.file_name() }
+}
+
+enum Made {
+    Plugin(PluginSlot),
+    /// The engine lacks one of these features.
+    Lacking(Vec<String>),
+}
+
+async fn make_plugin(
+    config: &Config,
+    library: &Library,
+    index: usize,
+    provider: &Provider,
+    services: &Arc<WorkerServices>,
+    engine: &EngineSlot,
+) -> Result<Made, AssemblyError> {
+    let failed = |error| AssemblyError::Creation { provider: provider.clone(), error };
+    let index = u32::try_from(index).unwrap_or(u32::MAX);
+    let plugins: Arc<dyn PluginProvider> = within(library.root.plugin_provider(index)).await.map_err(failed)?;
+    let description = plugins.description();
+    if description.requires.iter().any(|feature| !engine.description.has(feature)) {
+        return Ok(Made::Lacking(description.requires));
+    }
+    let configuration = config.plugins.of(&provider.name);
+    check(provider, &description.configuration_schema, &configuration)?;
+    let handle = PluginEngine::new(Arc::clone(&engine.engine));
+    let made = plugins.new_plugin(services.for_library(&provider.name), handle, configuration);
+    let plugin = within(made).await.map_err(failed)?;
+    Ok(Made::Plugin(PluginSlot::new(provider.name.clone(), library.file_name(), plugin)))
+}
+
+fn check(provider: &Provider, schema: &Value, configuration: &Value) -> Result<(), AssemblyError> {
+    let place = match provider.kind {
+        ProviderKind::Engine => "engine".to_owned(),
+        ProviderKind::Plugin => format!("plugins.{}", provider.name),
+    };
+    ObjectSchema::new(provider, place, schema)?
+        .validate(configuration)
+        .map_err(|violations| AssemblyError::Configuration { provider: provider.clone(), violations })
+}
+
+async fn within<T>(making: impl Future<Output = tcw_abi::Result<T>>) -> tcw_abi::Result<T> {
+    match tokio::time::timeout(CREATION, making).await {
+        Ok(made) => made,
+        Err(_) => Err(tcw_abi::Error::new(
+            tcw_abi::ErrorKind::TimedOut,
+            format!("it did not return within {} s; ask its vendor, or leave it out", CREATION.as_secs()),
+        )),
+    }
+}
+
+/// The composed schema, as tasks use it.
+pub struct SchemaCheck(pub Arc<PayloadSchema>);
+
+impl PayloadCheck for SchemaCheck {
+    fn check(&self, payload: &Value) -> Result<PayloadParts, Vec<String>> {
+        match self.0.validate(payload) {
+            Ok(split) => {
+                let plugins: BTreeMap<String, Value> = split.plugins;
+                Ok(PayloadParts { engine: split.engine, plugins })
+            }
+            Err(violations) => Err(violations.iter().map(Violation::to_string).collect()),
+        }
+    }
+}

@@ -1,0 +1,28 @@
+//! `tcw-host cancel`: cancel a task.
+
+use std::process::ExitCode;
+
+use clap::Args;
+
+use super::flags::WorkerFlags;
+use super::outcome::{self, Failure};
+use super::{logging, submit};
+use crate::queue::{Queue, TaskId};
+
+#[derive(Args, Debug)]
+pub(super) struct Arguments {
+    /// As `submit` printed it
+    #[arg(value_name = "TASK-ID")]
+    task: String,
+    #[command(flatten)]
+    worker: WorkerFlags,
+}
+
+pub(super) async fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
+    let config = arguments.worker.load_quietly()?;
+    logging::start(&config.log);
+    let task: TaskId = arguments.task.parse().map_err(Failure::usage)?;
+    let status = submit::client(&config)?.cancel_task(&task).await?;
+    println!("task {task}: {}", outcome::in_words(&status));
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,40 @@
+//! `tcw-host config`: is this configuration right, and what may be in one.
+
+use std::process::ExitCode;
+
+use clap::{Args, Subcommand};
+
+use super::flags::WorkerFlags;
+use super::outcome::Failure;
+use crate::config::Config;
+
+#[derive(Args, Debug)]
+pub(super) struct Arguments {
+    #[command(subcommand)]
+    command: Commands,
+}
+
+#[derive(Debug, Subcommand)]
+enum Commands {
+    /// Read file, environment and flags, and print what applies, without secrets
+    Check(WorkerFlags),
+    /// The JSON Schema of the file, for editors
+    Schema,
+    /// Every key of the file as a table in Markdown
+    Reference,
+}
+
+pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
+    match &arguments.command {
+        Commands::Check(flags) => {
+            let config = flags.load()?;
+            for warning in &config.warnings {
+                eprintln!("warning: {warning}");
+            }
+            println!("{:#}", config.effective);
+        }
+        Commands::Schema => println!("{:#}", Config::schema()),
+        Commands::Reference => print!("{}", Config::reference()),
+    }
+    Ok(ExitCode::SUCCESS)
+}

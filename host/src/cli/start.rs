@@ -1,0 +1,263 @@
+//! What `run`, `exec`, `schema`, `docs` and `recover` have in common: from a configuration to a worker that is ready.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+
+use async_trait::async_trait;
+use serde_json::Value;
+use tcw_abi::engine::{LeaseRecord, feature};
+use tcw_abi::services::{LeaseRequest, WorkerInfo};
+
+use super::outcome::{Failure, INVALID};
+use crate::assembly::{Assembly, SchemaCheck, assemble};
+use crate::config::{Config, QueueConfig};
+use crate::library::{Diagnostics, Loader};
+use crate::queue::embedded::{EmbeddedConfig, EmbeddedQueue, StartError};
+use crate::queue::{ClientConfig, Credentials, QueueClient, WorkerIdentity, WorkerPoolId};
+use crate::services::log::LogOptions;
+use crate::services::worker::{LeaseStore, WorkerServices, WorkerServicesConfig};
+use crate::task::{Deadlines, TaskEnvironment};
+use crate::worker::journal::{Journal, OwnedLease};
+use crate::worker::{Commands, Control};
+
+/// Where a worker keeps its own things: a directory that it alone uses.
+pub(super) fn worker_directory(config: &Config) -> PathBuf {
+    config.worker.state_directory.join("worker")
+}
+
+/// The credentials of a running embedded queue, for commands of other processes.
+pub(super) fn embedded_credentials(config: &Config) -> PathBuf {
+    queue_directory(config).join("credentials.json")
+}
+
+fn queue_directory(config: &Config) -> PathBuf {
+    config.worker.state_directory.join("queue")
+}
+
+/// A worker's libraries and services, without a queue yet.
+pub(super) struct Parts {
+    pub(super) assembly: Assembly,
+    pub(super) services: Arc<WorkerServices>,
+    pub(super) journal: Journal,
+    pub(super) control: Control,
+    pub(super) commands: Commands,
+    credentials: Arc<OnceLock<Credentials>>,
+    directory: PathBuf,
+    worker: WorkerInfo,
+}
+
+/// A queue, and the server of it if it is ours.
+pub(super) struct Connected {
+    pub(super) client: Arc<QueueClient>,
+    pub(super) embedded: Option<EmbeddedQueue>,
+    pub(super) pool: WorkerPoolId,
+}
+
+/// Locks `directory`, opens its journal and loads the libraries. `root_url` is told to them.
+pub(super) async fn load(config: &Config, directory: &Path, queue: &Located) -> Result<Parts, Failure> {
+    let journal = {
+        let directory = directory.to_owned();
+        tokio::task::spawn_blocking(move || Journal::open(&directory)).await.map_err(Failure::general)??
+    };
+    let (control, commands) = Control::new();
+    let credentials: Arc<OnceLock<Credentials>> = Arc::default();
+    let worker = WorkerInfo {
+        worker_pool_id: config.worker.pool.as_ref().map(ToString::to_string).unwrap_or_default(),
+        worker_group: config.worker.group.clone(),
+        worker_id: config.worker.id.clone(),
+        root_url: queue.root_url.clone(),
+        host_version: env!("CARGO_PKG_VERSION").to_owned(),
+        capacity: config.worker.capacity,
+        library: String::new(),
+    };
+    let source = Arc::clone(&credentials);
+    let services = WorkerServices::new(WorkerServicesConfig {
+        worker: worker.clone(),
+        state: directory.to_owned(),
+        credentials: Arc::new(move || source.get().cloned()),
+        leases: Arc::new(Leases(journal.clone())),
+        control: Arc::new(control.clone()),
+    })?;
+    let loader = Loader::new(&config.worker.state_directory, Diagnostics::start());
+    let assembly = assemble(config, &loader, &services).await?;
+    if assembly.engine.description.has(feature::ISOLATION_NONE) {
+        tracing::warn!(
+            engine = assembly.engine.name,
+            "isolation: none. Tasks run as this worker's own user and reach whatever it reaches: run only tasks that \
+             you would run yourself"
+        );
+    }
+    Ok(Parts {
+        assembly,
+        services,
+        journal,
+        control,
+        commands,
+        credentials,
+        directory: directory.to_owned(),
+        worker,
+    })
+}
+
+impl Parts {
+    /// The pool of this worker: the configured one, or one of its own for the embedded queue.
+    pub(super) fn pool(&self, config: &Config) -> Result<WorkerPoolId, Failure> {
+        let (provisioner, worker_type) = match &config.worker.pool {
+            Some(pool) => (pool.provisioner_id.clone(), pool.worker_type.clone()),
+            None => ("local".to_owned(), self.assembly.engine.name.clone()),
+        };
+        WorkerPoolId::new(&provisioner, &worker_type).map_err(|error| Failure::new(error.to_string(), INVALID))
+    }
+
+    /// A client in the worker's name; on the embedded queue the payload schema is registered too.
+    pub(super) fn connect(
+        &self,
+        config: &Config,
+        located: Located,
+        pool: WorkerPoolId,
+    ) -> Result<Connected, Failure> {
+        if let Some(embedded) = &located.embedded {
+            embedded.register_worker_type(&pool, self.assembly.schema.document()).map_err(Failure::general)?;
+        }
+        // The first wins; there is only one.
+        let _ = self.credentials.set(located.credentials.clone());
+        let identity = WorkerIdentity {
+            pool: pool.clone(),
+            group: config.worker.group.clone(),
+            id: config.worker.id.clone(),
+        };
+        let client =
+            QueueClient::new(ClientConfig::new(located.root_url, Some(located.credentials)).with_worker(identity))?;
+        Ok(Connected { client: Arc::new(client), embedded: located.embedded, pool })
+    }
+
+    /// What tasks run with. `log` says where their logs go beside the artifact.
+    pub(super) fn environment(self, pool: &WorkerPoolId, log: LogOptions) -> (Arc<TaskEnvironment>, Commands) {
+        let environment = TaskEnvironment {
+            payloads: Arc::new(SchemaCheck(Arc::clone(&self.assembly.schema))),
+            engine: self.assembly.engine,
+            plugins: self.assembly.plugins,
+            worker: WorkerInfo { worker_pool_id: pool.to_string(), ..self.worker },
+            services: self.services,
+            tasks_directory: self.directory.join("tasks"),
+            log,
+            log_header: Vec::new(),
+            deadlines: Deadlines::default(),
+        };
+        (Arc::new(environment), self.commands)
+    }
+}
+
+/// A queue that is known but not yet used.
+pub(super) struct Located {
+    pub(super) root_url: String,
+    pub(super) credentials: Credentials,
+    pub(super) embedded: Option<EmbeddedQueue>,
+}
+
+/// The deployment of the configuration, or the embedded queue, started here.
+pub(super) async fn locate(config: &Config) -> Result<Located, Failure> {
+    match &config.queue {
+        QueueConfig::Deployment(deployment) => {
+            let credentials = deployment.require_credentials()?;
+            Ok(Located {
+                root_url: deployment.root_url.clone(),
+                credentials: Credentials {
+                    client_id: credentials.client_id.clone(),
+                    access_token: credentials.access_token.reveal().to_owned(),
+                    certificate: credentials.certificate.as_ref().map(|text| text.reveal().to_owned()),
+                },
+                embedded: None,
+            })
+        }
+        QueueConfig::Embedded(settings) => {
+            let embedded = EmbeddedQueue::start(EmbeddedConfig {
+                listen: settings.listen,
+                claim_timeout: settings.claim_timeout,
+                ..EmbeddedConfig::new(queue_directory(config))
+            })
+            .await
+            .map_err(|error| Failure::new(error.to_string(), INVALID))?;
+            Ok(Located {
+                root_url: embedded.root_url().to_owned(),
+                credentials: embedded.credentials(),
+                embedded: Some(embedded),
+            })
+        }
+    }
+}
+
+/// The same for a command beside a worker: an embedded queue that another process runs is used there.
+pub(super) async fn locate_or_join(config: &Config) -> Result<Located, Failure> {
+    if let QueueConfig::Embedded(settings) = &config.queue {
+        let started = EmbeddedQueue::start(EmbeddedConfig {
+            listen: settings.listen,
+            claim_timeout: settings.claim_timeout,
+            ..EmbeddedConfig::new(queue_directory(config))
+        })
+        .await;
+        return match started {
+            Ok(embedded) => Ok(Located {
+                root_url: embedded.root_url().to_owned(),
+                credentials: embedded.credentials(),
+                embedded: Some(embedded),
+            }),
+            Err(StartError::Locked { .. }) => running(config),
+            Err(error) => Err(Failure::new(error.to_string(), INVALID)),
+        };
+    }
+    locate(config).await
+}
+
+/// The embedded queue that another process runs, or the deployment.
+pub(super) fn running(config: &Config) -> Result<Located, Failure> {
+    if let QueueConfig::Deployment(deployment) = &config.queue {
+        let credentials = deployment.require_credentials()?;
+        return Ok(Located {
+            root_url: deployment.root_url.clone(),
+            credentials: Credentials {
+                client_id: credentials.client_id.clone(),
+                access_token: credentials.access_token.reveal().to_owned(),
+                certificate: credentials.certificate.as_ref().map(|text| text.reveal().to_owned()),
+            },
+            embedded: None,
+        });
+    }
+    let path = embedded_credentials(config);
+    let nobody = |why: String| {
+        Failure::general(format!(
+            "no embedded queue runs with the state directory {}: {why}; start one with `tcw-host run --engine ...`, or \
+             name a deployment with TASKCLUSTER_ROOT_URL",
+            config.worker.state_directory.display()
+        ))
+    };
+    let text = std::fs::read_to_string(&path).map_err(|error| nobody(format!("{}: {error}", path.display())))?;
+    let known: Value = serde_json::from_str(&text).map_err(|error| nobody(format!("{}: {error}", path.display())))?;
+    let field = |name: &str| known[name].as_str().map(str::to_owned);
+    match (field("rootUrl"), field("clientId"), field("accessToken")) {
+        (Some(root_url), Some(client_id), Some(access_token)) => Ok(Located {
+            root_url,
+            credentials: Credentials::new(client_id, access_token),
+            embedded: None,
+        }),
+        _ => Err(nobody(format!("{} is incomplete", path.display()))),
+    }
+}
+
+/// Leases go into the journal.
+struct Leases(Journal);
+
+#[async_trait]
+impl LeaseStore for Leases {
+    async fn record(&self, library: &str, request: LeaseRequest) -> tcw_abi::Result<String> {
+        let id = slugid::v4();
+        let lease = LeaseRecord { id: id.clone(), schema_version: request.schema_version, data: request.data };
+        let owned = OwnedLease { library: library.to_owned(), sha256: String::new(), lease };
+        self.0.lease(owned).await.map_err(|error| tcw_abi::Error::internal(error.to_string()))?;
+        Ok(id)
+    }
+
+    async fn release(&self, id: &str) -> tcw_abi::Result<()> {
+        self.0.release(id.to_owned()).await.map_err(|error| tcw_abi::Error::internal(error.to_string()))
+    }
+}

@@ -1,0 +1,96 @@
+//! `tcw-host submit`: put a task into the queue, and follow it if asked.
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Args;
+
+use super::flags::WorkerFlags;
+use super::outcome::{self, Failure, status};
+use super::{follow, logging, start, task_file};
+use crate::config::Config;
+use crate::queue::{ClientConfig, Queue, QueueClient, QueueError, TaskId, WorkerPoolId};
+
+#[derive(Args, Debug)]
+pub(super) struct Arguments {
+    /// The task: a file with `payload:`, or a whole definition; YAML or JSON
+    #[arg(value_name = "TASK.yml")]
+    task: PathBuf,
+    /// Follow it to its end: its log on stdout, its outcome as exit status (0 completed, 1 failed, 2 exception)
+    #[arg(long)]
+    watch: bool,
+    #[command(flatten)]
+    worker: WorkerFlags,
+}
+
+/// How often a task is looked at.
+const INTERVAL: Duration = Duration::from_millis(500);
+
+pub(super) async fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
+    let config = arguments.worker.load_quietly()?;
+    logging::start(&config.log);
+    let definition = task_file::read(&arguments.task, pool(&config)?.as_ref())?;
+    let queue = client(&config)?;
+    let task = TaskId::random();
+    match queue.create_task(&task, &definition).await {
+        Ok(_) => {}
+        Err(QueueError::Invalid { message, .. }) => {
+            eprintln!("tcw-host: the queue refuses the task {}:\n{message}", arguments.task.display());
+            return Ok(status(2));
+        }
+        Err(error) => return Err(error.into()),
+    }
+    println!("{task}");
+    // Somebody who reads this through a pipe wants the id now.
+    let _ = std::io::stdout().flush();
+    if !arguments.watch {
+        return Ok(ExitCode::SUCCESS);
+    }
+    watch(&queue, &task).await
+}
+
+/// The worker pool that is configured; the embedded queue's worker is `local/native` unless it says otherwise.
+fn pool(config: &Config) -> Result<Option<WorkerPoolId>, Failure> {
+    let pool = match (&config.worker.pool, &config.libraries.engine) {
+        (Some(pool), _) => WorkerPoolId::new(&pool.provisioner_id, &pool.worker_type),
+        (None, Some(engine)) => {
+            let inspection = crate::library::inspect::inspect_file(engine)?;
+            WorkerPoolId::new("local", &inspection.manifest.name)
+        }
+        (None, None) => WorkerPoolId::new("local", "native"),
+    };
+    pool.map(Some).map_err(Failure::usage)
+}
+
+/// A client of the deployment, or of the embedded queue that runs with this state directory.
+pub(super) fn client(config: &Config) -> Result<QueueClient, Failure> {
+    let located = start::running(config)?;
+    Ok(QueueClient::new(ClientConfig::new(located.root_url, Some(located.credentials)))?)
+}
+
+async fn watch(queue: &QueueClient, task: &TaskId) -> Result<ExitCode, Failure> {
+    let mut last = String::new();
+    loop {
+        let state = queue.status(task).await?;
+        let words = outcome::in_words(&state);
+        if words != last {
+            eprintln!("task {task}: {words}");
+            last = words;
+        }
+        if state.state.is_resolved() {
+            let artifacts = follow::artifacts(queue, task, None).await?;
+            if let Some(log) = artifacts.iter().find(|artifact| artifact.name == "public/logs/live_backing.log") {
+                let bytes = follow::content(queue, task, &log.name).await?;
+                // A reader that has gone does not change the task's outcome.
+                let _ = std::io::stdout().write_all(&bytes);
+            }
+            for artifact in artifacts {
+                eprintln!("  {} ({})", artifact.name, artifact.content_type);
+            }
+            return Ok(outcome::of_task(&state));
+        }
+        tokio::time::sleep(INTERVAL).await;
+    }
+}

@@ -1,0 +1,92 @@
+//! The content-addressed store: every version of a library has a path of its own, for ever.
+//!
+//! The loader of the system answers a path, or an inode, that it has seen before with the old code; and a mapped file
+//! that is overwritten kills the process. So what is opened is never the operator's file but a copy named after its
+//! hash, which is hashed again before each use.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use super::LibraryError;
+use super::verify::{self, Content, Files};
+
+/// Puts the bytes into the store unless they are there, and answers the main file's path.
+pub(super) fn keep(store: &Path, files: &Files) -> Result<PathBuf, LibraryError> {
+    let directory = store.join(&files.sha256);
+    let main = directory.join(&files.main().name);
+    let trouble = |error: io::Error| {
+        let remedy = match error.kind() {
+            io::ErrorKind::StorageFull => {
+                "free some space there, or choose another state directory (--state-directory)"
+            }
+            _ => "make it writable for the worker, or choose another state directory (--state-directory)",
+        };
+        LibraryError::new(
+            store,
+            format!("the library store cannot be written: {error}"),
+            remedy,
+        )
+    };
+    create(store).map_err(trouble)?;
+    if is_intact(&directory, files) {
+        return Ok(main);
+    }
+    // A copy that differs from its name was damaged. It may be mapped by a process of another worker, so it is moved
+    // away, not written over.
+    if directory.exists() {
+        tracing::warn!(path = %directory.display(), "a stored library did not match its hash and is replaced");
+        let aside = store.join(format!("damaged-{}", slugid::v4()));
+        fs::rename(&directory, &aside)
+            .and_then(|()| fs::remove_dir_all(&aside))
+            .map_err(trouble)?;
+    }
+    let building = store.join(format!("new-{}", slugid::v4()));
+    create(&building).map_err(trouble)?;
+    let written = files
+        .contents
+        .iter()
+        .try_for_each(|content| write(&building, content));
+    let moved = written.and_then(|()| fs::rename(&building, &directory));
+    if let Err(error) = moved {
+        // What was written of it is of no use; an error in removing it would hide the first one.
+        let _ = fs::remove_dir_all(&building);
+        // Another worker may have stored the same library meanwhile.
+        if !is_intact(&directory, files) {
+            return Err(trouble(error));
+        }
+    }
+    Ok(main)
+}
+
+fn create(directory: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(directory)
+}
+
+fn write(directory: &Path, content: &Content) -> io::Result<()> {
+    let mut file: File = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o500)
+        .open(directory.join(&content.name))?;
+    file.write_all(&content.bytes)?;
+    // After a power loss a file may have its name but not its bytes; the hash would find that, and it would be stored
+    // again, so there is nothing to wait for here.
+    Ok(())
+}
+
+fn is_intact(directory: &Path, files: &Files) -> bool {
+    let contents: Option<Vec<Content>> = files
+        .contents
+        .iter()
+        .map(|content| {
+            let bytes = fs::read(directory.join(&content.name)).ok()?;
+            Some(Content {
+                name: content.name.clone(),
+                bytes,
+            })
+        })
+        .collect();
+    contents.is_some_and(|contents| verify::digest(&contents) == files.sha256)
+}

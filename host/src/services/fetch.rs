@@ -1,0 +1,385 @@
+//! Content from elsewhere, as files: artifacts of tasks, what an index names, URLs, and content given as it is.
+//!
+//! A download is checked while it arrives and tried again from its beginning when the network fails. Those who ask for
+//! one public URL at one time share one download; what is fetched with a task's scopes is never shared.
+
+use std::collections::HashMap;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use rand::Rng as _;
+use reqwest::header::{CONTENT_TYPE, HeaderMap, LOCATION};
+use reqwest::{Body, Method, Response, StatusCode, Url};
+use serde::Deserialize;
+use sha2::{Digest, Sha256};
+use tcw_abi::services::{FetchRequest, FetchSource, Fetched, FetchedInfo};
+use tcw_abi::{Error, ErrorKind, Result};
+use tokio::sync::OnceCell;
+
+use super::http::{Http, SignedHttp, no_answer};
+use super::scratch;
+
+/// How often a download is begun.
+const ATTEMPTS: u32 = 6;
+/// The pause after the first failure; it doubles with each.
+const FIRST_PAUSE: Duration = Duration::from_millis(250);
+/// A download that has not moved for this long has failed.
+const STALL: Duration = Duration::from_secs(60);
+
+/// What stays as it is in a path segment.
+const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'_')
+    .remove(b'.')
+    .remove(b'~');
+
+/// Gets content for all libraries.
+pub struct Fetcher {
+    root_url: String,
+    in_flight: Mutex<HashMap<String, Weak<OnceCell<Arc<Stored>>>>>,
+}
+
+impl Fetcher {
+    /// Artifacts and indexes are those of the deployment at `root_url`.
+    pub fn new(root_url: impl Into<String>) -> Self {
+        Fetcher {
+            root_url: root_url.into().trim_end_matches('/').to_owned(),
+            in_flight: Mutex::default(),
+        }
+    }
+
+    /// Gets the content, and refuses it if it is not what was asked for.
+    pub async fn fetch(
+        &self,
+        request: FetchRequest,
+        http: &Http,
+        signed: &dyn SignedHttp,
+    ) -> Result<Fetched> {
+        let stored = match &request.source {
+            FetchSource::Raw { text } => Arc::new(Stored::of_bytes(http.scratch(), text.as_bytes())?),
+            FetchSource::Base64 { text } => {
+                let bytes = BASE64.decode(text.trim()).map_err(|error| {
+                    Error::malformed(format!("content given as base64 is not base64: {error}"))
+                })?;
+                Arc::new(Stored::of_bytes(http.scratch(), &bytes)?)
+            }
+            FetchSource::Url { url } => {
+                let parsed = Url::parse(url)
+                    .map_err(|error| Error::malformed(format!("{url:?} is not a URL: {error}")))?;
+                if !matches!(parsed.scheme(), "http" | "https") {
+                    return Err(Error::malformed(format!(
+                        "{url:?} cannot be fetched: only http and https URLs can"
+                    )));
+                }
+                self.shared(url, || download(http, parsed.clone(), url)).await?
+            }
+            FetchSource::Artifact { task_id, artifact } => {
+                Arc::new(self.artifact(task_id, artifact, http, signed).await?)
+            }
+            FetchSource::Index { namespace, artifact } => {
+                let task_id = self.indexed(namespace, signed).await?;
+                Arc::new(self.artifact(&task_id, artifact, http, signed).await?)
+            }
+        };
+        if let Some(wanted) = &request.sha256
+            && !wanted.eq_ignore_ascii_case(&stored.info.sha256)
+        {
+            return Err(Error::new(
+                ErrorKind::TaskFailed,
+                format!(
+                    "{} has the SHA-256 {}, not {wanted}: it has changed, or the task names the wrong hash",
+                    shown(&request.source),
+                    stored.info.sha256
+                ),
+            ));
+        }
+        Ok(Fetched {
+            content: File::open(&stored.path)?.into(),
+            info: stored.info.clone(),
+        })
+    }
+
+    /// One download for all who ask for `key` before it is there.
+    async fn shared<F, D>(&self, key: &str, download: F) -> Result<Arc<Stored>>
+    where
+        F: FnOnce() -> D,
+        D: Future<Output = Result<Stored>>,
+    {
+        let cell = {
+            let mut in_flight = self.in_flight.lock().unwrap_or_else(PoisonError::into_inner);
+            in_flight.retain(|_, cell| cell.strong_count() > 0);
+            match in_flight.get(key).and_then(Weak::upgrade) {
+                Some(cell) => cell,
+                None => {
+                    let cell = Arc::new(OnceCell::new());
+                    in_flight.insert(key.to_owned(), Arc::downgrade(&cell));
+                    cell
+                }
+            }
+        };
+        cell.get_or_try_init(|| async { download().await.map(Arc::new) })
+            .await
+            .cloned()
+    }
+
+    async fn artifact(
+        &self,
+        task_id: &str,
+        artifact: &str,
+        http: &Http,
+        signed: &dyn SignedHttp,
+    ) -> Result<Stored> {
+        let what = format!("artifact {artifact} of task {task_id}");
+        let url = self.api("queue", &["task", task_id, "artifacts", artifact])?;
+        let response = retried(&what, || get(signed, url.clone())).await?;
+        let status = response.status();
+        if status.is_success() {
+            return store(http.scratch(), response).await;
+        }
+        let Some(location) = response
+            .headers()
+            .get(LOCATION)
+            .and_then(|value| value.to_str().ok())
+        else {
+            return Err(answered(&what, status));
+        };
+        let location = Url::parse(location)
+            .map_err(|error| Error::internal(format!("{what}: the queue redirects to no URL: {error}")))?;
+        download(http, location, &what).await
+    }
+
+    async fn indexed(&self, namespace: &str, signed: &dyn SignedHttp) -> Result<String> {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Indexed {
+            task_id: String,
+        }
+        let what = format!("index {namespace}");
+        let url = self.api("index", &["task", namespace])?;
+        let response = retried(&what, || get(signed, url.clone())).await?;
+        if !response.status().is_success() {
+            return Err(answered(&what, response.status()));
+        }
+        let indexed: Indexed = response.json().await.map_err(no_answer)?;
+        Ok(indexed.task_id)
+    }
+
+    fn api(&self, service: &str, path: &[&str]) -> Result<Url> {
+        let path: Vec<String> = path
+            .iter()
+            .map(|part| utf8_percent_encode(part, SEGMENT).to_string())
+            .collect();
+        let url = format!("{}/api/{service}/v1/{}", self.root_url, path.join("/"));
+        Url::parse(&url).map_err(|error| Error::internal(format!("{url} is not a URL: {error}")))
+    }
+}
+
+/// Content in a file of the host's.
+struct Stored {
+    path: PathBuf,
+    info: FetchedInfo,
+}
+
+impl Stored {
+    fn of_bytes(directory: &Path, bytes: &[u8]) -> Result<Self> {
+        let mut storing = Storing::new(directory)?;
+        storing.write(bytes)?;
+        Ok(storing.finish(None))
+    }
+}
+
+impl Drop for Stored {
+    fn drop(&mut self) {
+        // Those who fetched it have descriptors of their own.
+        remove(&self.path);
+    }
+}
+
+fn remove(path: &Path) {
+    if let Err(error) = std::fs::remove_file(path)
+        && error.kind() != io::ErrorKind::NotFound
+    {
+        tracing::warn!(path = %path.display(), %error, "a fetched file is left until the next start");
+    }
+}
+
+/// A file on its way.
+struct Storing {
+    path: PathBuf,
+    file: File,
+    hash: Sha256,
+    length: u64,
+    kept: bool,
+}
+
+impl Storing {
+    fn new(directory: &Path) -> io::Result<Self> {
+        let path = directory.join(format!("fetched-{}", slugid::nice()));
+        let file = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&path)?;
+        Ok(Storing {
+            path,
+            file,
+            hash: Sha256::new(),
+            length: 0,
+            kept: false,
+        })
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.hash.update(bytes);
+        self.length += bytes.len() as u64;
+        self.file.write_all(bytes)
+    }
+
+    fn finish(mut self, content_type: Option<String>) -> Stored {
+        self.kept = true;
+        Stored {
+            path: std::mem::take(&mut self.path),
+            info: FetchedInfo {
+                length: self.length,
+                sha256: scratch::hex(&std::mem::take(&mut self.hash).finalize()),
+                content_type,
+            },
+        }
+    }
+}
+
+impl Drop for Storing {
+    fn drop(&mut self) {
+        if !self.kept {
+            remove(&self.path);
+        }
+    }
+}
+
+async fn get(signed: &dyn SignedHttp, url: Url) -> Result<Response> {
+    let sent = signed.send(Method::GET, url, HeaderMap::new(), Body::default());
+    match tokio::time::timeout(STALL, sent).await {
+        Ok(answer) => answer,
+        Err(_) => Err(stalled()),
+    }
+}
+
+async fn download(http: &Http, url: Url, what: &str) -> Result<Stored> {
+    retried_whole(what, || async {
+        let sent = http.plain().get(url.clone()).send();
+        let response = match tokio::time::timeout(STALL, sent).await {
+            Ok(answer) => answer.map_err(no_answer)?,
+            Err(_) => return Err(stalled()),
+        };
+        if !response.status().is_success() {
+            return Err(answered(what, response.status()));
+        }
+        store(http.scratch(), response).await
+    })
+    .await
+}
+
+async fn store(directory: &Path, mut response: Response) -> Result<Stored> {
+    let content_type = response
+        .headers()
+        .get(CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok())
+        .map(str::to_owned);
+    let mut storing = Storing::new(directory)?;
+    loop {
+        // A body that ends before its Content-Length is an error of the transport.
+        let chunk = match tokio::time::timeout(STALL, response.chunk()).await {
+            Ok(chunk) => chunk.map_err(no_answer)?,
+            Err(_) => return Err(stalled()),
+        };
+        let Some(chunk) = chunk else { break };
+        storing.write(&chunk)?;
+    }
+    Ok(storing.finish(content_type))
+}
+
+/// Tries a request again while the server does not answer or says that it cannot.
+async fn retried<F, R>(what: &str, request: F) -> Result<Response>
+where
+    F: Fn() -> R,
+    R: Future<Output = Result<Response>>,
+{
+    retried_whole(what, || async {
+        let response = request().await?;
+        let status = response.status();
+        if is_transient(status) {
+            return Err(answered(what, status));
+        }
+        Ok(response)
+    })
+    .await
+}
+
+async fn retried_whole<T, F, R>(what: &str, work: F) -> Result<T>
+where
+    F: Fn() -> R,
+    R: Future<Output = Result<T>>,
+{
+    let mut attempt = 1;
+    loop {
+        match work().await {
+            Err(error) if error.kind() == ErrorKind::ResourceUnavailable && attempt < ATTEMPTS => {
+                let pause = FIRST_PAUSE * 2_u32.pow(attempt - 1);
+                let pause = pause.mul_f64(rand::rng().random_range(0.5..=1.0));
+                tracing::debug!(what, attempt, %error, ?pause, "fetching again");
+                tokio::time::sleep(pause).await;
+                attempt += 1;
+            }
+            Err(error) if error.kind() == ErrorKind::ResourceUnavailable => {
+                return Err(error.context(format!("{what}, after {attempt} attempts")));
+            }
+            other => return other,
+        }
+    }
+}
+
+fn is_transient(status: StatusCode) -> bool {
+    status.is_server_error()
+        || matches!(
+            status,
+            StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT
+        )
+}
+
+fn answered(what: &str, status: StatusCode) -> Error {
+    let kind = match status {
+        status if is_transient(status) => ErrorKind::ResourceUnavailable,
+        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => ErrorKind::MalformedPayload,
+        _ => ErrorKind::ResourceNotFound,
+    };
+    let advice = match kind {
+        ErrorKind::MalformedPayload => "; give the task the scopes that this needs",
+        ErrorKind::ResourceNotFound => "; check the name, and whether it has expired",
+        _ => "",
+    };
+    Error::new(kind, format!("{what}: the server answered {status}{advice}"))
+}
+
+fn stalled() -> Error {
+    Error::new(
+        ErrorKind::ResourceUnavailable,
+        format!("nothing arrived for {} s", STALL.as_secs()),
+    )
+}
+
+fn shown(source: &FetchSource) -> String {
+    match source {
+        FetchSource::Artifact { task_id, artifact } => format!("artifact {artifact} of task {task_id}"),
+        FetchSource::Index { namespace, artifact } => format!("artifact {artifact} of index {namespace}"),
+        FetchSource::Url { url } => url.clone(),
+        FetchSource::Raw { .. } => "the content given as text".to_owned(),
+        FetchSource::Base64 { .. } => "the content given as base64".to_owned(),
+    }
+}

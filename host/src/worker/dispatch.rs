@@ -1,0 +1,461 @@
+//! The dispatcher: one ordered stream of events, and the truth about what runs.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rand::Rng;
+use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::task::{JoinHandle, JoinSet};
+
+use super::cancellation;
+use super::control::{Command, Commands, Stop};
+use super::journal::{ClaimRecord, Journal};
+use super::options::{Exit, WorkerOptions};
+use super::supervise::keep_claim;
+use crate::queue::{Claim, ExceptionReason, Queue, QueueError, RunId, TaskId, TaskStatus};
+use crate::task::{self, Resolution, TaskControl, TaskEnvironment, TaskEvent, TaskReport, WorkerEffect, task_control};
+
+/// At most so many tasks a call: the queue's own bound.
+const MOST_CLAIMS: u32 = 32;
+
+/// After this many clean-ups under way for each slot, claiming waits for them.
+const CLEAN_UPS_PER_SLOT: usize = 2;
+
+/// How long the engine may take to say how it is.
+const HEALTH: Duration = Duration::from_secs(10);
+
+/// How long an engine that is not well, or a queue that does not answer, is left alone.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+type Key = (TaskId, RunId);
+
+/// A worker that is ready to run.
+pub struct Worker {
+    environment: Arc<TaskEnvironment>,
+    queue: Arc<dyn Queue>,
+    journal: Journal,
+    options: WorkerOptions,
+    commands: UnboundedReceiver<Command>,
+}
+
+/// What is going on.
+struct State {
+    /// Tasks that hold a slot.
+    running: HashMap<Key, TaskControl>,
+    /// Keepers of claims; each ends when its task is resolved.
+    resolving: JoinSet<(Key, Option<TaskReport>)>,
+    /// Tasks that were resolved and still clean up.
+    cleaning: JoinSet<Result<(), tokio::task::JoinError>>,
+    poll: Option<JoinHandle<Poll>>,
+    statuses: Option<JoinHandle<Result<Vec<TaskStatus>, QueueError>>>,
+    /// Not before this is anything claimed again.
+    not_before: Option<Instant>,
+    failures: u32,
+    claimed: u64,
+    idle_since: Instant,
+    stop: Option<Stop>,
+    stop_by: Option<tokio::time::Instant>,
+    paused: BTreeMap<String, String>,
+    fatal: Option<Exit>,
+}
+
+/// How an attempt to claim ended.
+enum Poll {
+    Claims(Vec<Claim>),
+    Unwell(String),
+    Failed(QueueError),
+}
+
+impl Worker {
+    /// A worker for these tasks. The other end of `commands` is the way to stop it.
+    pub fn new(
+        environment: Arc<TaskEnvironment>,
+        queue: Arc<dyn Queue>,
+        journal: Journal,
+        options: WorkerOptions,
+        commands: Commands,
+    ) -> Self {
+        Worker { environment, queue, journal, options, commands: commands.0 }
+    }
+
+    /// Tasks at one time: what was asked for, or what the engine can do if that is less.
+    fn capacity(&self) -> u32 {
+        let most = self.environment.engine.description.max_concurrency.unwrap_or(u32::MAX);
+        self.options.capacity.clamp(1, most.max(1))
+    }
+
+    /// Works until it is told to stop, or has reason to. Every claim that it ever received is resolved then, unless
+    /// the queue is away, and then the journal has it.
+    pub async fn run(mut self) -> Exit {
+        let mut state = State {
+            running: HashMap::new(),
+            resolving: JoinSet::new(),
+            cleaning: JoinSet::new(),
+            poll: None,
+            statuses: None,
+            not_before: None,
+            failures: 0,
+            claimed: 0,
+            idle_since: Instant::now(),
+            stop: None,
+            stop_by: None,
+            paused: BTreeMap::new(),
+            fatal: None,
+        };
+        let mut cancellations = tokio::time::interval(self.options.cancellation_interval);
+        cancellations.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            self.claim_if_free(&mut state);
+            if let Some(exit) = self.ended(&state) {
+                self.dispose(&mut state).await;
+                return exit;
+            }
+            let wake = self.next_wake(&state);
+            tokio::select! {
+                biased;
+                Some(command) = self.commands.recv() => self.obey(&mut state, command),
+                Some(ended) = state.resolving.join_next() => self.resolved(&mut state, ended).await,
+                poll = wait(&mut state.poll) => self.polled(&mut state, poll).await,
+                Some(_) = state.cleaning.join_next() => {}
+                statuses = wait(&mut state.statuses) => self.heard(&state, statuses),
+                _ = cancellations.tick(), if !state.running.is_empty() => self.ask_statuses(&mut state),
+                () = tokio::time::sleep_until(wake.into()) => {}
+            }
+        }
+    }
+
+    /// When to look again although nothing happens.
+    fn next_wake(&self, state: &State) -> Instant {
+        let far = Instant::now() + Duration::from_secs(3600);
+        [
+            state.not_before,
+            state.stop_by.map(tokio::time::Instant::into_std),
+            self.options.idle_timeout.filter(|_| state.running.is_empty()).map(|idle| state.idle_since + idle),
+        ]
+        .into_iter()
+        .flatten()
+        .fold(far, Instant::min)
+        .max(Instant::now() + Duration::from_millis(1))
+    }
+
+    fn ended(&self, state: &State) -> Option<Exit> {
+        if state.stop_by.is_some_and(|bound| tokio::time::Instant::now() >= bound) {
+            let left = state.running.len();
+            return Some(Exit::Fatal(format!(
+                "{left} tasks did not end within {} s; the next start resolves them",
+                self.options.shutdown_bound.as_secs()
+            )));
+        }
+        if !state.running.is_empty() || state.poll.is_some() {
+            return None;
+        }
+        if let Some(fatal) = &state.fatal {
+            return Some(fatal.clone());
+        }
+        match &state.stop {
+            Some(Stop::Now(reason)) => return Some(Exit::Now(reason.clone())),
+            Some(Stop::Graceful(reason)) => return Some(Exit::Graceful(reason.clone())),
+            None => {}
+        }
+        if self.options.number_of_tasks.is_some_and(|most| state.claimed >= most) {
+            return Some(Exit::Done);
+        }
+        let idle = self.options.idle_timeout.is_some_and(|bound| state.idle_since.elapsed() >= bound);
+        idle.then_some(Exit::Idle)
+    }
+
+    fn claim_if_free(&self, state: &mut State) {
+        if state.not_before.is_some_and(|time| time <= Instant::now()) {
+            state.not_before = None;
+        }
+        let capacity = self.capacity();
+        let taken = u32::try_from(state.running.len()).unwrap_or(u32::MAX);
+        let wanted = self.options.number_of_tasks.map_or(u64::MAX, |most| most.saturating_sub(state.claimed));
+        let free = capacity.saturating_sub(taken).min(MOST_CLAIMS).min(u32::try_from(wanted).unwrap_or(u32::MAX));
+        let overdue = state.cleaning.len() >= CLEAN_UPS_PER_SLOT * capacity as usize;
+        let idle = self.options.idle_timeout.is_some_and(|bound| taken == 0 && state.idle_since.elapsed() >= bound);
+        if free == 0
+            || overdue
+            || idle
+            || state.poll.is_some()
+            || state.stop.is_some()
+            || state.fatal.is_some()
+            || state.not_before.is_some()
+            || !state.paused.is_empty()
+        {
+            return;
+        }
+        let (queue, environment) = (Arc::clone(&self.queue), Arc::clone(&self.environment));
+        state.poll = Some(tokio::spawn(async move {
+            match tokio::time::timeout(HEALTH, environment.engine.engine.health()).await {
+                Ok(Ok(health)) if health.healthy => {}
+                Ok(Ok(health)) => return Poll::Unwell(health.reason),
+                Ok(Err(error)) => return Poll::Unwell(error.to_string()),
+                Err(_) => return Poll::Unwell(format!("it did not say how it is within {} s", HEALTH.as_secs())),
+            }
+            match queue.claim_work(free).await {
+                Ok(claims) => Poll::Claims(claims),
+                Err(error) => Poll::Failed(error),
+            }
+        }));
+    }
+
+    async fn polled(&self, state: &mut State, poll: Result<Poll, tokio::task::JoinError>) {
+        state.poll = None;
+        match poll {
+            Ok(Poll::Claims(claims)) => {
+                state.failures = 0;
+                if claims.is_empty() {
+                    if state.running.is_empty() {
+                        self.report_idle(state.idle_since.elapsed());
+                    }
+                } else {
+                    self.start(state, claims).await;
+                }
+            }
+            Ok(Poll::Unwell(reason)) => {
+                tracing::warn!(
+                    engine = self.environment.engine.name,
+                    reason,
+                    "the engine is not well: nothing is claimed until it is"
+                );
+                state.not_before = Some(Instant::now() + PATIENCE);
+            }
+            Ok(Poll::Failed(error)) => {
+                state.failures = state.failures.saturating_add(1);
+                let pause = PATIENCE * state.failures.min(12);
+                let pause = pause.mul_f64(rand::rng().random_range(0.5..1.0));
+                tracing::error!(%error, pause_s = pause.as_secs(), "nothing could be claimed; trying again");
+                state.not_before = Some(Instant::now() + pause);
+            }
+            Err(error) => {
+                tracing::error!(%error, "claiming failed inside the worker");
+                state.fatal = Some(Exit::Fatal(format!("claiming failed: {error}")));
+            }
+        }
+    }
+
+    /// Writes the claims down, then starts them; when the worker is stopping, only to resolve them.
+    async fn start(&self, state: &mut State, claims: Vec<Claim>) {
+        state.claimed += claims.len() as u64;
+        let records = claims.iter().map(|claim| ClaimRecord {
+            task_id: claim.task_id().clone(),
+            run_id: claim.run_id,
+            root_url: self.queue.root_url().to_owned(),
+            credentials: claim.credentials.clone(),
+        });
+        if let Err(error) = self.journal.claimed(records.collect()).await {
+            tracing::error!(%error, "claims cannot be written down, so they are given back");
+            for claim in &claims {
+                let given_back = self.queue.for_claim(claim).report_exception(ExceptionReason::WorkerShutdown).await;
+                if let Err(error) = given_back {
+                    tracing::error!(task_id = %claim.task_id(), %error, "a claim could not be given back; it expires");
+                }
+            }
+            state.fatal = Some(Exit::Fatal(error.to_string()));
+            return;
+        }
+        for claim in claims {
+            tracing::info!(task_id = %claim.task_id(), run_id = claim.run_id.0, name = claim.task.metadata.name, "claimed");
+            self.run_task(state, claim);
+        }
+    }
+
+    fn run_task(&self, state: &mut State, claim: Claim) {
+        let key = (claim.task_id().clone(), claim.run_id);
+        let (control, receiver) = task_control();
+        if state.stop.is_some() || state.fatal.is_some() {
+            // It came with a poll that was under way: it goes back to the queue at once.
+            control.send(TaskEvent::WorkerShutdown);
+        }
+        let queue = self.queue.for_claim(&claim);
+        let run = tokio::spawn(task::run(
+            Arc::clone(&self.environment),
+            claim.clone(),
+            Arc::clone(&queue),
+            receiver,
+        ));
+        state.running.insert(key.clone(), control.clone());
+        let journal = self.journal.clone();
+        state.resolving.spawn(async move {
+            let report = keep_claim(claim, queue.as_ref(), control, &journal).await;
+            if report.is_none() {
+                // The task's own code failed before it could say how it ended.
+                let reported = queue.report_exception(ExceptionReason::InternalError).await;
+                if let Err(error) = reported {
+                    tracing::error!(task_id = %key.0, %error, "a task that failed inside the worker was not reported");
+                }
+            }
+            if report.as_ref().is_none_or(|report| report.reported || report.resolution == Resolution::ResolvedElsewhere)
+                && let Err(error) = journal.resolved(key.0.clone(), key.1).await
+            {
+                tracing::error!(task_id = %key.0, %error, "the end of a task is not written down");
+            }
+            (key, report)
+        });
+        state.cleaning.spawn(async move { run.await.map(|_| ()) });
+    }
+
+    async fn resolved(&self, state: &mut State, ended: Result<(Key, Option<TaskReport>), tokio::task::JoinError>) {
+        let Ok((key, report)) = ended else {
+            tracing::error!("a task's supervisor failed; the worker stops so that its claim is looked after");
+            self.stop_now(state, "a task's supervisor failed");
+            state.fatal = Some(Exit::Fatal("a task's supervisor failed".into()));
+            return;
+        };
+        state.running.remove(&key);
+        if state.running.is_empty() {
+            state.idle_since = Instant::now();
+        }
+        let Some(report) = report else {
+            self.report_non_fatal();
+            return;
+        };
+        tracing::info!(
+            task_id = %key.0,
+            run_id = key.1.0,
+            resolution = ?report.resolution,
+            incident = report.incident,
+            "resolved"
+        );
+        match report.effect {
+            WorkerEffect::None => {}
+            WorkerEffect::NonFatal => self.report_non_fatal(),
+            WorkerEffect::Fatal => {
+                let reason = format!("a library reported a fatal error in task {} (see the log above)", key.0);
+                state.fatal = Some(Exit::Fatal(reason.clone()));
+                self.stop_now(state, &reason);
+            }
+        }
+        if let Some(library) = report.unhealthy.first()
+            && state.fatal.is_none()
+        {
+            tracing::error!(library, "the library is unhealthy: nothing more is claimed, and the worker leaves");
+            state.fatal = Some(Exit::Unhealthy(library.clone()));
+        }
+    }
+
+    fn obey(&self, state: &mut State, command: Command) {
+        match command {
+            Command::Stop(Stop::Graceful(reason)) => {
+                if state.stop.is_none() {
+                    tracing::info!(reason, running = state.running.len(), "stopping after the running tasks");
+                    state.stop = Some(Stop::Graceful(reason));
+                }
+            }
+            Command::Stop(Stop::Now(reason)) => {
+                tracing::info!(reason, running = state.running.len(), "stopping now");
+                self.stop_now(state, &reason);
+            }
+            Command::Pause { library, reason } => {
+                tracing::warn!(library, reason, "claiming is paused");
+                state.paused.insert(library, reason);
+            }
+            Command::Resume { library } => {
+                tracing::info!(library, "claiming is not paused by this library any more");
+                state.paused.remove(&library);
+            }
+        }
+    }
+
+    fn stop_now(&self, state: &mut State, reason: &str) {
+        if !matches!(state.stop, Some(Stop::Now(_))) {
+            state.stop = Some(Stop::Now(reason.to_owned()));
+            state.stop_by = Some(tokio::time::Instant::now() + self.options.shutdown_bound);
+        }
+        for control in state.running.values() {
+            control.send(TaskEvent::WorkerShutdown);
+        }
+    }
+
+    fn ask_statuses(&self, state: &mut State) {
+        if state.statuses.is_some() {
+            return;
+        }
+        let queue = Arc::clone(&self.queue);
+        let tasks: Vec<TaskId> = state.running.keys().map(|(task, _)| task.clone()).collect();
+        state.statuses = Some(tokio::spawn(async move { queue.statuses(&tasks).await }));
+    }
+
+    fn heard(&self, state: &State, statuses: Result<Result<Vec<TaskStatus>, QueueError>, tokio::task::JoinError>) {
+        let statuses = match statuses {
+            Ok(Ok(statuses)) => statuses,
+            Ok(Err(error)) => {
+                tracing::warn!(%error, "the queue could not be asked about cancellations; asking again later");
+                return;
+            }
+            Err(error) => {
+                tracing::error!(%error, "asking about cancellations failed inside the worker");
+                return;
+            }
+        };
+        for status in statuses {
+            for ((task, run), control) in &state.running {
+                if *task == status.task_id
+                    && let Some(event) = cancellation::event_for(&status, *run)
+                {
+                    tracing::info!(task_id = %task, ?event, "the queue has resolved a task that runs here");
+                    control.send(event);
+                }
+            }
+        }
+    }
+
+    fn report_idle(&self, idle: Duration) {
+        for plugin in &self.environment.plugins {
+            let (name, plugin) = (plugin.name.clone(), Arc::clone(&plugin.plugin));
+            tokio::spawn(async move {
+                if let Err(error) = plugin.report_idle(idle).await {
+                    tracing::warn!(plugin = name, %error, "report_idle failed");
+                }
+            });
+        }
+    }
+
+    fn report_non_fatal(&self) {
+        for plugin in &self.environment.plugins {
+            let (name, plugin) = (plugin.name.clone(), Arc::clone(&plugin.plugin));
+            tokio::spawn(async move {
+                if let Err(error) = plugin.report_non_fatal_error().await {
+                    tracing::warn!(plugin = name, %error, "report_non_fatal_error failed");
+                }
+            });
+        }
+    }
+
+    /// The end: clean-ups, plugins, engine, each within a bound.
+    async fn dispose(&self, state: &mut State) {
+        let bound = state.stop_by.unwrap_or_else(|| tokio::time::Instant::now() + self.options.shutdown_bound);
+        let bound = bound.max(tokio::time::Instant::now() + Duration::from_secs(5));
+        let cleaned = tokio::time::timeout_at(bound, async { while state.cleaning.join_next().await.is_some() {} });
+        if cleaned.await.is_err() {
+            tracing::error!(left = state.cleaning.len(), "clean-ups did not end in time; the next start goes on with them");
+        }
+        let disposals = self.environment.plugins.iter().map(|plugin| async move {
+            dispose_of(&plugin.name, plugin.plugin.dispose()).await;
+        });
+        futures_util::future::join_all(disposals).await;
+        dispose_of(&self.environment.engine.name, self.environment.engine.engine.dispose()).await;
+    }
+}
+
+async fn dispose_of(name: &str, disposal: impl Future<Output = tcw_abi::Result<()>>) {
+    match tokio::time::timeout(Duration::from_secs(30), disposal).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::warn!(name, %error, "dispose failed"),
+        Err(_) => tracing::error!(name, "dispose did not return within 30 s; it is left to itself"),
+    }
+}
+
+/// Waits for a call that may not be there, and takes it away.
+async fn wait<T>(call: &mut Option<JoinHandle<T>>) -> Result<T, tokio::task::JoinError> {
+    match call {
+        Some(handle) => {
+            let result = handle.await;
+            *call = None;
+            result
+        }
+        None => std::future::pending().await,
+    }
+}

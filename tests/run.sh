@@ -1,0 +1,104 @@
+#!/usr/bin/env bash
+# Runs every test. Installs what they need (it says so), starts what they talk to and stops it again.
+#
+#   tests/run.sh          everything that is quick: at most 30 minutes on two cores from nothing
+#   tests/run.sh --full   the slow ones too: benchmarks, licences, other compilers
+#
+# With TASKCLUSTER_REFERENCES=.../references.json the contract tests against Taskcluster's published references run too.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+full=no
+case "${1:-}" in
+    "") ;;
+    --full) full=yes ;;
+    *) echo "usage: tests/run.sh [--full]" >&2; exit 64 ;;
+esac
+
+target=$(realpath -m "${CARGO_TARGET_DIR:-target}")
+export CARGO_TARGET_DIR=$target
+work=$target/test-work
+mkdir -p "$work"
+results=$work/results
+: >"$results"
+failed=0
+started=$SECONDS
+
+say() { printf '\n== [%4ss] %s\n' "$((SECONDS - started))" "$*"; }
+# A step that is one check of its own: counts as one test.
+check() { # NAME COMMAND...
+    local name=$1
+    shift
+    say "$name"
+    if "$@"; then echo "passed 1" >>"$results"; else
+        printf 'FAILED: %s\n' "$name"
+        echo "failed 1" >>"$results"
+        failed=1
+    fi
+}
+# cargo test, its totals added up.
+cargo_tests() { # NAME ARGUMENTS...
+    local name=$1 log=$work/cargo-test.log
+    shift
+    say "$name"
+    if ! cargo test "$@" 2>&1 | tee "$log"; then failed=1; fi
+    sed -nE 's/^test result: .* ([0-9]+) passed; ([0-9]+) failed; ([0-9]+) ignored.*/passed \1\nfailed \2\nignored \3/p' \
+        "$log" >>"$results"
+    # A test that does not compile, or a process that dies, has no line of totals.
+    if ! grep -q '^test result:' "$log"; then echo "failed 1" >>"$results"; failed=1; fi
+}
+
+# --- what the tests need -------------------------------------------------------------------------------------------
+need() { # COMMAND PACKAGE
+    command -v "$1" >/dev/null && return
+    if command -v apt-get >/dev/null && [ "$(id -u)" = 0 ]; then
+        say "installing $2 (for $1)"
+        apt-get update -qq && apt-get install -y -qq --no-install-recommends "$2"
+    else
+        echo "tests/run.sh: $1 is not there; install it (Debian: apt-get install $2)" >&2
+        exit 1
+    fi
+}
+if ! command -v cargo >/dev/null; then
+    echo "tests/run.sh: cargo is not there; install Rust 1.95 or newer with rustfmt and clippy (https://rustup.rs)" >&2
+    exit 1
+fi
+need cc gcc
+need python3 python3
+need setsid util-linux
+
+# --- form ----------------------------------------------------------------------------------------------------------
+check "rustfmt" cargo fmt --all -- --check
+check "clippy, warnings are errors" cargo clippy --workspace --all-targets --all-features -- -D warnings
+
+# --- build, libraries of vendors too -------------------------------------------------------------------------------
+check "build" cargo build --workspace
+for vendor in greeting script-engine; do
+    check "build examples/vendor/$vendor, a workspace of its own" \
+        cargo build --manifest-path "examples/vendor/$vendor/Cargo.toml" --target-dir "$target/vendor"
+done
+
+# --- tests ---------------------------------------------------------------------------------------------------------
+cargo_tests "unit and integration tests" --workspace --no-fail-fast
+cargo_tests "the ABI with everything it can do" -p tcw-abi --all-features
+if [ -n "${TASKCLUSTER_REFERENCES:-}" ]; then
+    cargo_tests "contract tests against the published references" -p tcw-host --test queue_contract -- --ignored
+else
+    say "contract tests: skipped: TASKCLUSTER_REFERENCES is not set"
+fi
+
+# --- as a user -----------------------------------------------------------------------------------------------------
+check "the quickstart, with the debug build" env TCW_QUICKSTART_PROFILE=dev examples/quickstart.sh
+check "the official Python client against a running worker" tests/python/run.sh "$target"
+
+# --- what is slow --------------------------------------------------------------------------------------------------
+if [ "$full" = yes ]; then
+    check "licences, sources, duplicates (cargo deny)" tests/deny.sh "$target"
+    check "examples/vendor/greeting with rustc 1.85" tests/compilers.sh "$target"
+    check "benchmarks" tests/bench/run.sh
+fi
+
+sum() { awk -v kind="$1" '$1 == kind { total += $2 } END { print total + 0 }' "$results"; }
+say "done"
+printf '%s passed, %s failed, %s skipped\n' "$(sum passed)" "$(sum failed)" "$(sum ignored)"
+[ "$failed" = 0 ] && [ "$(sum failed)" = 0 ]
