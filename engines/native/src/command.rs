@@ -4,6 +4,7 @@ use std::ffi::{CString, OsStr};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rustix::event::PollFlags;
 use rustix::fs::Access;
@@ -12,6 +13,9 @@ use tcw_abi::{Error, Result};
 
 use crate::environment::Variables;
 use crate::spawn::{self, Exit, Launch, Streams};
+
+/// The last pause before a program that somebody writes to is given up.
+const LONGEST_BUSY: Duration = Duration::from_millis(500);
 
 /// Why a program did not start.
 #[derive(Debug)]
@@ -41,14 +45,25 @@ pub(crate) fn launch(
         .collect::<Result<Vec<_>, _>>()
         .map_err(nul)?;
     let directory = CString::new(directory.as_os_str().as_bytes()).map_err(nul)?;
-    spawn::spawn(&Launch {
+    let launch = Launch {
         program: &program,
         arguments: &arguments,
         environment: &variables.to_strings(),
         directory: &directory,
         streams,
-    })
-    .map_err(|error| explain(error, &program))
+    };
+    let mut pause = Duration::from_millis(1);
+    loop {
+        match spawn::spawn(&launch) {
+            // The program was written by this process (`put_file`), and another child that is being started at this
+            // very moment still has a copy of that descriptor. It is gone as soon as that child executes.
+            Err(error) if error.raw_os_error() == Some(libc::ETXTBSY) && pause < LONGEST_BUSY => {
+                std::thread::sleep(pause);
+                pause *= 2;
+            }
+            result => return result.map_err(|error| explain(error, &program)),
+        }
+    }
 }
 
 /// Tells what the task can do something about from what it cannot.
@@ -60,6 +75,9 @@ fn explain(error: io::Error, program: &CString) -> LaunchError {
         }
         Some(libc::ENOEXEC) => LaunchError::Task(format!(
             "{program} is neither a program for this machine nor a script that starts with '#!'"
+        )),
+        Some(libc::ETXTBSY) => LaunchError::Task(format!(
+            "{program} cannot be executed while a process has it open for writing"
         )),
         Some(libc::E2BIG) => LaunchError::Task(
             "its arguments and the environment together are too long; put what is long into a file".into(),

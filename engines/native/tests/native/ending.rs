@@ -25,8 +25,8 @@ fn all_dead(pids: &[Pid]) -> bool {
 }
 
 /// A daemon by the book: it forks, leads a session of its own, and its parent is gone.
-const DAEMON: &str = "setsid sh -c 'sh -c \"echo daemon $$; exec sleep 1000\" & echo middle $$' & wait; \
-                      while ! [ -e /proc/self ]; do :; done";
+const DAEMON: &str = "setsid sh -c 'sh -c \"echo daemon \\$\\$; : > up; exec sleep 1000\" & echo middle $$' & wait; \
+                      while ! [ -e up ]; do sleep 0.01; done";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_daemon_does_not_outlive_its_task() {

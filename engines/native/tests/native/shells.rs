@@ -168,7 +168,7 @@ async fn a_terminal_has_a_size_that_can_be_changed_and_hangs_up() {
     let handle = terminal(open.streams);
     let mut reading = handle.try_clone().unwrap().into_file();
     let mut seen = String::new();
-    while !seen.contains("go") {
+    while !seen.contains("go\r\n") {
         let mut chunk = [0_u8; 256];
         let length = reading.read(&mut chunk).unwrap();
         seen.push_str(&String::from_utf8_lossy(&chunk[..length]));
