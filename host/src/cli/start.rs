@@ -1,5 +1,7 @@
 //! What `run`, `exec`, `schema`, `docs` and `recover` have in common: from a configuration to a worker that is ready.
 
+use std::fs::DirBuilder;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
@@ -9,16 +11,16 @@ use tcw_abi::engine::{LeaseRecord, feature};
 use tcw_abi::services::{LeaseRequest, WorkerInfo};
 
 use super::outcome::{Failure, INVALID};
-use crate::assembly::{Assembly, SchemaCheck, assemble};
+use crate::assembly::{Assembly, AssemblyError, SchemaCheck, assemble};
 use crate::config::{Config, QueueConfig};
 use crate::library::{Diagnostics, Loader};
 use crate::queue::embedded::{EmbeddedConfig, EmbeddedQueue, StartError};
-use crate::queue::{ClientConfig, Credentials, QueueClient, WorkerIdentity, WorkerPoolId};
+use crate::queue::{ClientConfig, Credentials, Queue, QueueClient, WorkerIdentity, WorkerPoolId};
 use crate::services::log::LogOptions;
 use crate::services::worker::{LeaseStore, WorkerServices, WorkerServicesConfig};
 use crate::task::{Deadlines, TaskEnvironment};
-use crate::worker::journal::{Journal, OwnedLease};
-use crate::worker::{Commands, Control};
+use crate::worker::journal::{Journal, JournalError, OwnedLease};
+use crate::worker::{Commands, Control, EMBEDDED};
 
 /// Where a worker keeps its own things: a directory that it alone uses.
 pub(super) fn worker_directory(config: &Config) -> PathBuf {
@@ -32,6 +34,22 @@ pub(super) fn embedded_credentials(config: &Config) -> PathBuf {
 
 fn queue_directory(config: &Config) -> PathBuf {
     config.worker.state_directory.join("queue")
+}
+
+/// What can be told before anything is started: an engine is named, and there is a state directory.
+pub(super) fn check(config: &Config) -> Result<(), Failure> {
+    if config.libraries.engine.is_none() {
+        return Err(AssemblyError::NoEngine.into());
+    }
+    let directory = &config.worker.state_directory;
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(directory)
+        .map_err(|error| {
+            let path = directory.clone();
+            JournalError::Directory { path, error }.into()
+        })
 }
 
 /// A worker's libraries and services, without a queue yet.
@@ -87,13 +105,6 @@ pub(super) async fn load(config: &Config, directory: &Path, queue: &Located) -> 
     })?;
     let loader = Loader::new(&config.worker.state_directory, Diagnostics::start());
     let assembly = assemble(config, &loader, &services).await?;
-    if assembly.engine.description.has(feature::ISOLATION_NONE) {
-        tracing::warn!(
-            engine = assembly.engine.name,
-            "isolation: none. Tasks run as this worker's own user and reach whatever it reaches: run only tasks that \
-             you would run yourself"
-        );
-    }
     Ok(Parts {
         assembly,
         services,
@@ -107,6 +118,18 @@ pub(super) async fn load(config: &Config, directory: &Path, queue: &Located) -> 
 }
 
 impl Parts {
+    /// For commands that run tasks.
+    pub(super) fn warn_of_missing_isolation(&self) {
+        let engine = &self.assembly.engine;
+        if engine.description.has(feature::ISOLATION_NONE) {
+            tracing::warn!(
+                engine = engine.name,
+                "isolation: none. Tasks run as this worker's own user and reach whatever it reaches: run only tasks \
+                 that you would run yourself"
+            );
+        }
+    }
+
     /// The pool of this worker: the configured one, or one of its own for the embedded queue.
     pub(super) fn pool(&self, config: &Config) -> Result<WorkerPoolId, Failure> {
         let (provisioner, worker_type) = match &config.worker.pool {
@@ -170,6 +193,16 @@ impl Parts {
             deadlines: Deadlines::default(),
         };
         (Arc::new(environment), self.commands)
+    }
+}
+
+impl Connected {
+    /// What the journal calls the queue.
+    pub(super) fn queue_name(&self) -> String {
+        match self.embedded {
+            Some(_) => EMBEDDED.to_owned(),
+            None => self.client.root_url().to_owned(),
+        }
     }
 }
 
@@ -262,8 +295,8 @@ pub(super) fn running(config: &Config) -> Result<Located, Failure> {
             config.worker.state_directory.display()
         ))
     };
-    let text =
-        std::fs::read_to_string(&path).map_err(|error| nobody(format!("{}: {error}", path.display())))?;
+    let text = std::fs::read_to_string(&path)
+        .map_err(|error| nobody(format!("{} cannot be read ({error})", path.display())))?;
     let known: Value =
         serde_json::from_str(&text).map_err(|error| nobody(format!("{}: {error}", path.display())))?;
     let field = |name: &str| known[name].as_str().map(str::to_owned);
