@@ -46,7 +46,7 @@ impl PluginProvider for TaskLogProvider {
 
     async fn new_plugin(
         &self,
-        services: Arc<dyn Services>,
+        _services: Arc<dyn Services>,
         engine: Arc<dyn EngineHandle>,
         configuration: Value,
     ) -> Result<Arc<dyn Plugin>> {
@@ -57,30 +57,21 @@ impl PluginProvider for TaskLogProvider {
         };
         Ok(Arc::new(TaskLog {
             dialect,
-            header: header(&services.worker().worker_pool_id, &configuration["metadata"]),
+            settings: settings(&configuration["metadata"]),
         }))
     }
 }
 
-/// The lines about the worker, each with its end; the same for every task.
-fn header(worker_pool_id: &str, metadata: &Value) -> String {
-    if metadata.as_object().is_none_or(|metadata| metadata.is_empty()) {
-        return String::new();
-    }
-    // A JSON value can always be written.
-    let metadata = serde_json::to_string_pretty(metadata).unwrap_or_default();
-    let mut header = format!("Worker Type ({worker_pool_id}) settings:\n");
-    for line in metadata.lines() {
-        header.push_str("  ");
-        header.push_str(line);
-        header.push('\n');
-    }
-    header
+/// The metadata as lines of the log, the same for every task; nothing for none.
+fn settings(metadata: &Value) -> Option<String> {
+    metadata.as_object().filter(|metadata| !metadata.is_empty())?;
+    let text = serde_json::to_string_pretty(metadata).ok()?;
+    Some(text.lines().map(|line| format!("  {line}\n")).collect())
 }
 
 struct TaskLog {
     dialect: Dialect,
-    header: String,
+    settings: Option<String>,
 }
 
 #[async_trait]
@@ -97,7 +88,13 @@ impl Plugin for TaskLog {
         task: Arc<dyn TaskContext>,
         payload: Value,
     ) -> Result<Arc<dyn TaskPlugin>> {
-        let header = format!("{}Task ID: {}", self.header, task.info().task_id);
+        let info = task.info();
+        let mut header = String::new();
+        if let Some(settings) = &self.settings {
+            header = format!("Worker Type ({}) settings:\n{settings}", info.worker_pool_id);
+        }
+        header.push_str("Task ID: ");
+        header.push_str(&info.task_id);
         Ok(Arc::new(TaskLogTask {
             task,
             header,

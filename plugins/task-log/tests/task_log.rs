@@ -6,7 +6,9 @@ use task_log_plugin::TaskLogProvider;
 use tcw_abi::engine::{EngineDescription, feature};
 use tcw_abi::plugin::{ExceptionReason, PluginProvider, TaskPlugin};
 use tcw_abi::serde_json::{Value, json};
-use tcw_abi::services::{ArtifactPointer, ArtifactUpload, ClosedLogInfo, ContentEncoding, LogLevel};
+use tcw_abi::services::{
+    ArtifactPointer, ArtifactUpload, ClosedLogInfo, ContentEncoding, LogLevel, TaskInfo,
+};
 use tcw_abi::testing::{FakeArtifact, FakeEngineHandle, FakeServices, FakeTask};
 use tcw_abi::{Error, ErrorKind};
 
@@ -73,11 +75,15 @@ fn link(name: &str, artifact: &str) -> ArtifactPointer {
 
 #[tokio::test]
 async fn the_top_of_the_log_is_written_in_one_call() {
-    let task = FakeTask::new();
+    // Its pool is the task's: a worker can have another name at its start than when it claims.
+    let task = FakeTask::with_info(TaskInfo {
+        worker_pool_id: "tasks/pool".into(),
+        ..FakeTask::new().context().info()
+    });
     let metadata = json!({ "metadata": { "image": "debian-13", "machine": { "cpus": 2 } } });
     let hooks = hooks_in(feature::DIALECT_GENERIC_WORKER, metadata, &task, json!({})).await;
     hooks.prepare().await.unwrap();
-    let lines = "Worker Type (test/pool) settings:\n  {\n    \"image\": \"debian-13\",\n    \"machine\": {\n      \"cpus\": 2\n    }\n  }\n\
+    let lines = "Worker Type (tasks/pool) settings:\n  {\n    \"image\": \"debian-13\",\n    \"machine\": {\n      \"cpus\": 2\n    }\n  }\n\
                  Task ID: fN1SbArXTPSVFNUvaOlinQ";
     assert_eq!(task.log_lines(), [(LogLevel::Info, lines.to_owned())]);
 }
