@@ -82,7 +82,7 @@ async fn exec(arguments: &Arguments, config: &Config, directory: &Path) -> Resul
         &slugid::v4().to_lowercase().replace(['_', '-'], "0")[..16]
     );
     let pool = WorkerPoolId::new("local", &name).map_err(Failure::general)?;
-    let mut definition = task_file::read(&arguments.task, Some(&pool))?;
+    let mut definition = task_file::read(&arguments.task, &pool)?;
     definition["taskQueueId"] = pool.to_string().into();
     if let Some(definition) = definition.as_object_mut() {
         definition.remove("provisionerId");
@@ -90,10 +90,10 @@ async fn exec(arguments: &Arguments, config: &Config, directory: &Path) -> Resul
     }
 
     let located = start::locate_or_join(config).await?;
-    let parts = start::load(config, directory, &located).await?;
+    let parts = start::load(config, directory, &located, &pool).await?;
     let mut connected = parts.connect(config, located, pool)?;
     let embedded = connected.embedded.take();
-    let outcome = run_task(arguments, &definition, parts, &connected).await;
+    let outcome = run_task(arguments, config, &definition, parts, &connected).await;
     if let Some(embedded) = embedded {
         embedded.stop().await;
     }
@@ -102,6 +102,7 @@ async fn exec(arguments: &Arguments, config: &Config, directory: &Path) -> Resul
 
 async fn run_task(
     arguments: &Arguments,
+    config: &Config,
     definition: &Value,
     parts: start::Parts,
     connected: &start::Connected,
@@ -123,7 +124,7 @@ async fn run_task(
         mirror: Some(terminal()),
         ..LogOptions::default()
     };
-    let (environment, commands) = parts.environment(&connected.pool, log);
+    let (environment, commands) = parts.environment(config, &connected.pool, log);
     let options = WorkerOptions {
         number_of_tasks: Some(1),
         // Somebody who pressed Ctrl-C is watching.

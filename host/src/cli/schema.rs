@@ -38,6 +38,7 @@ pub(super) async fn with_assembly(
 ) -> Result<ExitCode, Failure> {
     let config: Config = flags.load_quietly()?;
     super::logging::start(&config.log);
+    let pool = start::pool(&config)?;
     let directory = config.worker.state_directory.join("exec").join(slugid::v4());
     let root_url = match &config.queue {
         QueueConfig::Deployment(deployment) => deployment.root_url.clone(),
@@ -49,7 +50,7 @@ pub(super) async fn with_assembly(
         credentials: Credentials::new("", ""),
         embedded: None,
     };
-    let loaded = start::load(&config, &directory, &nowhere).await;
+    let loaded = start::load(&config, &directory, &nowhere, &pool).await;
     let outcome = loaded.map(|parts| {
         look(&parts.assembly);
         ExitCode::SUCCESS

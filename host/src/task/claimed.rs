@@ -31,12 +31,10 @@ impl Claimed {
 
     pub(super) async fn prepare(self) -> Result<Prepared, Interrupted> {
         let task = self.task;
-        for line in &task.env.log_header {
-            task.say(LogLevel::Info, line).await;
-        }
-        task.say(LogLevel::Info, format!("Task ID: {}", task.claim.task_id()))
-            .await;
-        task.say(LogLevel::Info, "=== Task Starting ===").await;
+        let mut header = task.env.log_header.clone();
+        header.push(format!("Task ID: {}", task.claim.task_id()));
+        header.push("=== Task Starting ===".to_owned());
+        task.say(LogLevel::Info, header.join("\n")).await;
 
         let mut calls = Calls::new(&task);
         let raw = &task.claim.task.payload;

@@ -1,4 +1,4 @@
-//! The task log: what stands at its top, and where it is published.
+//! The task log: where it is published. What stands at its top is the host's.
 
 mod docs;
 mod options;
@@ -10,7 +10,7 @@ use tcw_abi::plugin::{
     EngineHandle, ExceptionReason, Plugin, PluginDescription, PluginProvider, PluginProviderDescription,
     TaskPlugin,
 };
-use tcw_abi::serde_json::{self, Value, json};
+use tcw_abi::serde_json::Value;
 use tcw_abi::services::{ArtifactPointer, ArtifactUpload, ContentEncoding, Services, TaskContext};
 use tcw_abi::{Error, ErrorKind, Result, async_trait};
 
@@ -26,16 +26,6 @@ pub struct TaskLogProvider;
 impl PluginProvider for TaskLogProvider {
     fn description(&self) -> PluginProviderDescription {
         PluginProviderDescription {
-            configuration_schema: json!({
-                "type": "object",
-                "properties": {
-                    "metadata": {
-                        "type": "object",
-                        "description": "What this worker is (its image, machine, version...), printed at the top of every task log. Never a secret: logs are public.",
-                    },
-                },
-                "additionalProperties": false,
-            }),
             optional: vec![
                 feature::DIALECT_GENERIC_WORKER.into(),
                 feature::DIALECT_DOCKER_WORKER.into(),
@@ -48,30 +38,19 @@ impl PluginProvider for TaskLogProvider {
         &self,
         _services: Arc<dyn Services>,
         engine: Arc<dyn EngineHandle>,
-        configuration: Value,
+        _configuration: Value,
     ) -> Result<Arc<dyn Plugin>> {
         let dialect = if engine.description().has(feature::DIALECT_DOCKER_WORKER) {
             Dialect::DockerWorker
         } else {
             Dialect::GenericWorker
         };
-        Ok(Arc::new(TaskLog {
-            dialect,
-            settings: settings(&configuration["metadata"]),
-        }))
+        Ok(Arc::new(TaskLog { dialect }))
     }
-}
-
-/// The metadata as lines of the log, the same for every task; nothing for none.
-fn settings(metadata: &Value) -> Option<String> {
-    metadata.as_object().filter(|metadata| !metadata.is_empty())?;
-    let text = serde_json::to_string_pretty(metadata).ok()?;
-    Some(text.lines().map(|line| format!("  {line}\n")).collect())
 }
 
 struct TaskLog {
     dialect: Dialect,
-    settings: Option<String>,
 }
 
 #[async_trait]
@@ -88,16 +67,8 @@ impl Plugin for TaskLog {
         task: Arc<dyn TaskContext>,
         payload: Value,
     ) -> Result<Arc<dyn TaskPlugin>> {
-        let info = task.info();
-        let mut header = String::new();
-        if let Some(settings) = &self.settings {
-            header = format!("Worker Type ({}) settings:\n{settings}", info.worker_pool_id);
-        }
-        header.push_str("Task ID: ");
-        header.push_str(&info.task_id);
         Ok(Arc::new(TaskLogTask {
             task,
-            header,
             options: self.dialect.options(&payload),
         }))
     }
@@ -105,7 +76,6 @@ impl Plugin for TaskLog {
 
 struct TaskLogTask {
     task: Arc<dyn TaskContext>,
-    header: String,
     options: Options,
 }
 
@@ -169,7 +139,6 @@ impl TaskLogTask {
 #[async_trait]
 impl TaskPlugin for TaskLogTask {
     async fn prepare(&self) -> Result<()> {
-        self.task.log(self.header.clone()).await?;
         match &self.options.flaw {
             Some(flaw) => Err(Error::malformed(flaw.clone())),
             None => Ok(()),
