@@ -21,7 +21,11 @@ impl Credentials {
     /// Permanent credentials.
     #[must_use]
     pub fn new(client_id: impl Into<String>, access_token: impl Into<String>) -> Self {
-        Self { client_id: client_id.into(), access_token: access_token.into(), certificate: None }
+        Self {
+            client_id: client_id.into(),
+            access_token: access_token.into(),
+            certificate: None,
+        }
     }
 }
 
@@ -36,13 +40,21 @@ impl fmt::Debug for Credentials {
 
 impl From<taskcluster::Credentials> for Credentials {
     fn from(other: taskcluster::Credentials) -> Self {
-        Self { client_id: other.client_id, access_token: other.access_token, certificate: other.certificate }
+        Self {
+            client_id: other.client_id,
+            access_token: other.access_token,
+            certificate: other.certificate,
+        }
     }
 }
 
 impl From<Credentials> for taskcluster::Credentials {
     fn from(other: Credentials) -> Self {
-        Self { client_id: other.client_id, access_token: other.access_token, certificate: other.certificate }
+        Self {
+            client_id: other.client_id,
+            access_token: other.access_token,
+            certificate: other.certificate,
+        }
     }
 }
 
@@ -56,6 +68,9 @@ mod tests {
             certificate: Some("{\"signature\":\"s3cr3t\"}".to_owned()),
             ..Credentials::new("me", "s3cr3t")
         };
-        assert_eq!(format!("{credentials:?}"), "Credentials { client_id: \"me\", temporary: true, .. }");
+        assert_eq!(
+            format!("{credentials:?}"),
+            "Credentials { client_id: \"me\", temporary: true, .. }"
+        );
     }
 }

@@ -18,7 +18,9 @@ pub enum QueueError {
         message: String,
     },
     /// 401 or 403: wrong credentials, or scopes that do not suffice.
-    #[error("{at} is refused ({status}): {message}; check the client id, the access token and the scopes of this client")]
+    #[error(
+        "{at} is refused ({status}): {message}; check the client id, the access token and the scopes of this client"
+    )]
     Unauthorized {
         /// Where the call went.
         at: Endpoint,
@@ -54,7 +56,9 @@ pub enum QueueError {
         retry_after: Duration,
     },
     /// No answer, or a 5xx, also after trying again.
-    #[error("{at} did not work after {attempts} attempts: {message}; check that the queue runs and can be reached")]
+    #[error(
+        "{at} did not work after {attempts} attempts: {message}; check that the queue runs and can be reached"
+    )]
     Unavailable {
         /// Where the call went.
         at: Endpoint,
@@ -74,7 +78,9 @@ pub enum QueueError {
         message: String,
     },
     /// An answer that is not what the API promises.
-    #[error("{at} answered {status} with something unexpected: {message}; check that the root URL is that of a Taskcluster deployment")]
+    #[error(
+        "{at} answered {status} with something unexpected: {message}; check that the root URL is that of a Taskcluster deployment"
+    )]
     Protocol {
         /// Where the call went.
         at: Endpoint,

@@ -44,10 +44,15 @@ impl Default for RetryPolicy {
 impl RetryPolicy {
     /// The pause before attempt `next` (the second attempt is 1), at most what the server asked for and the bound.
     pub(super) fn pause(&self, next: u32, asked: Option<Duration>) -> Duration {
-        let doubled = self.first_pause.saturating_mul(1 << (next.saturating_sub(1)).min(20)).min(self.longest_pause);
+        let doubled = self
+            .first_pause
+            .saturating_mul(1 << (next.saturating_sub(1)).min(20))
+            .min(self.longest_pause);
         let jittered = doubled.mul_f64(rand::rng().random_range(0.5..=1.0));
         // A little later than asked, so that all who were told the same do not come back at the same moment.
-        asked.map_or(jittered, |asked| asked.min(self.longest_pause) + jittered.min(Duration::from_secs(1)))
+        asked.map_or(jittered, |asked| {
+            asked.min(self.longest_pause) + jittered.min(Duration::from_secs(1))
+        })
     }
 }
 
@@ -60,8 +65,10 @@ pub(super) struct Signer {
 
 impl Signer {
     pub(super) fn new(credentials: Credentials) -> Result<Self, QueueError> {
-        let key = hawk::Key::new(&credentials.access_token, hawk::SHA256)
-            .map_err(|error| QueueError::Setup { message: format!("the access token cannot sign: {error}") })?;
+        let key =
+            hawk::Key::new(&credentials.access_token, hawk::SHA256).map_err(|error| QueueError::Setup {
+                message: format!("the access token cannot sign: {error}"),
+            })?;
         let certificate: Option<Value> = match credentials.certificate.as_deref() {
             None | Some("") => None,
             Some(text) => Some(serde_json::from_str(text).map_err(|error| QueueError::Setup {
@@ -71,8 +78,17 @@ impl Signer {
                 ),
             })?),
         };
-        let ext = certificate.as_ref().map(|certificate| BASE64.encode(json!({ "certificate": certificate }).to_string()));
-        Ok(Self { hawk: hawk::Credentials { id: credentials.client_id, key }, certificate, ext })
+        let ext = certificate
+            .as_ref()
+            .map(|certificate| BASE64.encode(json!({ "certificate": certificate }).to_string()));
+        Ok(Self {
+            hawk: hawk::Credentials {
+                id: credentials.client_id,
+                key,
+            },
+            certificate,
+            ext,
+        })
     }
 
     /// The value of the `Authorization` header. The body is not hashed: the services do not ask for it, and bodies may
@@ -140,7 +156,9 @@ pub(super) fn connection_pool(root: &Url) -> Result<reqwest::Client, QueueError>
         // A proxy of the environment cannot reach this machine's own loopback.
         builder = builder.no_proxy();
     }
-    builder.build().map_err(|error| QueueError::Setup { message: format!("no HTTP client: {}", with_causes(&error)) })
+    builder.build().map_err(|error| QueueError::Setup {
+        message: format!("no HTTP client: {}", with_causes(&error)),
+    })
 }
 
 fn is_loopback(url: &Url) -> bool {
@@ -182,7 +200,11 @@ pub(super) async fn send(
         // Asked anew for each attempt: the credentials may have been replaced while waiting.
         let failure = match attempt(http, call, signer().as_deref(), policy.timeout).await? {
             Ok((status, headers, body)) if status.is_success() || status.is_redirection() => {
-                return Ok(Answer { status, headers, body });
+                return Ok(Answer {
+                    status,
+                    headers,
+                    body,
+                });
             }
             Ok((status, headers, body)) => {
                 let failure = Failure::of_answer(status, &headers, &body);
@@ -197,7 +219,13 @@ pub(super) async fn send(
             return Err(failure.into_error(call.endpoint(), attempts));
         }
         let pause = policy.pause(attempts, failure.retry_after);
-        tracing::debug!(call = call.endpoint(), attempts, ?pause, reason = failure.message, "trying again");
+        tracing::debug!(
+            call = call.endpoint(),
+            attempts,
+            ?pause,
+            reason = failure.message,
+            "trying again"
+        );
         tokio::time::sleep(pause).await;
     }
 }
@@ -211,12 +239,19 @@ async fn attempt(
     signer: Option<&Signer>,
     timeout: Duration,
 ) -> Result<Result<RawAnswer, String>, QueueError> {
-    let mut request = http.request(call.method.clone(), call.url.clone()).timeout(timeout);
+    let mut request = http
+        .request(call.method.clone(), call.url.clone())
+        .timeout(timeout);
     if let Some(signer) = signer {
-        request = request.header(AUTHORIZATION, signer.authorization(&call.method, &call.url, None)?);
+        request = request.header(
+            AUTHORIZATION,
+            signer.authorization(&call.method, &call.url, None)?,
+        );
     }
     request = match &call.body {
-        Some(body) => request.header(CONTENT_TYPE, "application/json").body(body.clone()),
+        Some(body) => request
+            .header(CONTENT_TYPE, "application/json")
+            .body(body.clone()),
         None if call.method == Method::GET => request,
         // Some servers refuse a POST that does not say how long it is.
         None => request.header(CONTENT_LENGTH, "0"),
@@ -259,24 +294,54 @@ impl Failure {
     pub(super) fn of_answer(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Self {
         let parsed: ErrorBody = serde_json::from_slice(body).unwrap_or_default();
         // The services append a block that repeats the request; people have that already.
-        let mut message = parsed.message.split("\n\n---\n\n").next().unwrap_or_default().trim_end().to_owned();
+        let mut message = parsed
+            .message
+            .split("\n\n---\n\n")
+            .next()
+            .unwrap_or_default()
+            .trim_end()
+            .to_owned();
         if message.is_empty() {
-            message = format!("{status} {}", String::from_utf8_lossy(&body[..body.len().min(200)])).trim_end().to_owned();
+            message = format!(
+                "{status} {}",
+                String::from_utf8_lossy(&body[..body.len().min(200)])
+            )
+            .trim_end()
+            .to_owned();
         }
         let retry_after = headers
             .get(RETRY_AFTER)
             .and_then(|value| value.to_str().ok())
             .and_then(|text| text.trim().parse().ok())
             .map(Duration::from_secs);
-        let transient =
-            status.is_server_error() || matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT);
-        let code = if parsed.code.is_empty() { parsed.reason } else { parsed.code };
-        Self { transient, status: Some(status), code, message, retry_after }
+        let transient = status.is_server_error()
+            || matches!(
+                status,
+                StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT
+            );
+        let code = if parsed.code.is_empty() {
+            parsed.reason
+        } else {
+            parsed.code
+        };
+        Self {
+            transient,
+            status: Some(status),
+            code,
+            message,
+            retry_after,
+        }
     }
 
     /// No answer at all.
     pub(super) fn of_transport(message: String) -> Self {
-        Self { transient: true, status: None, code: String::new(), message, retry_after: None }
+        Self {
+            transient: true,
+            status: None,
+            code: String::new(),
+            message,
+            retry_after: None,
+        }
     }
 
     pub(super) fn is_transient(&self) -> bool {
@@ -290,13 +355,28 @@ impl Failure {
     pub(super) fn into_error(self, at: Endpoint, attempts: u32) -> QueueError {
         let message = self.message;
         match self.status.map_or(0, |status| status.as_u16()) {
-            400 | 411 | 413 => QueueError::Invalid { at, code: self.code, message },
+            400 | 411 | 413 => QueueError::Invalid {
+                at,
+                code: self.code,
+                message,
+            },
             status @ (401 | 403) => QueueError::Unauthorized { at, status, message },
             404 | 410 => QueueError::NotFound { at, message },
             409 => QueueError::Conflict { at, message },
-            424 => QueueError::ArtifactMissing { at, reason: self.code, message },
-            429 => QueueError::RateLimited { at, retry_after: self.retry_after.unwrap_or_default() },
-            0 | 408 | 500.. => QueueError::Unavailable { at, attempts, message },
+            424 => QueueError::ArtifactMissing {
+                at,
+                reason: self.code,
+                message,
+            },
+            429 => QueueError::RateLimited {
+                at,
+                retry_after: self.retry_after.unwrap_or_default(),
+            },
+            0 | 408 | 500.. => QueueError::Unavailable {
+                at,
+                attempts,
+                message,
+            },
             status => QueueError::Protocol { at, status, message },
         }
     }
@@ -315,4 +395,49 @@ pub(super) fn with_causes(error: &dyn std::error::Error) -> String {
         cause = inner.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_grow_up_to_their_bound_and_differ() {
+        let policy = RetryPolicy {
+            longest_pause: Duration::from_secs(2),
+            ..RetryPolicy::default()
+        };
+        for (next, most) in [(1, 200), (2, 400), (4, 1600), (5, 2000), (40, 2000)] {
+            let most = Duration::from_millis(most);
+            let pauses: Vec<_> = (0..20).map(|_| policy.pause(next, None)).collect();
+            assert!(
+                pauses.iter().all(|pause| *pause <= most && *pause >= most / 2),
+                "{pauses:?}"
+            );
+            assert!(
+                pauses.iter().any(|pause| *pause != pauses[0]),
+                "all clients would come back at once"
+            );
+        }
+    }
+
+    #[test]
+    fn a_server_may_ask_for_more_patience_within_the_bound() {
+        let policy = RetryPolicy {
+            longest_pause: Duration::from_secs(2),
+            ..RetryPolicy::default()
+        };
+        let asked = |seconds| policy.pause(1, Some(Duration::from_secs(seconds)));
+        assert!((1.0..=1.2).contains(&asked(1).as_secs_f64()));
+        assert!((2.0..=2.2).contains(&asked(3600).as_secs_f64()));
+    }
+
+    #[test]
+    fn endpoints_show_no_query_and_no_password() {
+        let url = Url::parse("https://me:secret@tc.example.com/a%2Fb?bewit=secret").unwrap();
+        assert_eq!(
+            endpoint(&Method::GET, &url),
+            "GET https://me@tc.example.com/a%2Fb"
+        );
+    }
 }

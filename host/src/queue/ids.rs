@@ -43,7 +43,9 @@ impl FromStr for TaskId {
         // The three constrained places are the version, the variant and the two spare bits of the last character.
         let bytes = text.as_bytes();
         let well_formed = bytes.len() == 22
-            && bytes.iter().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'))
+            && bytes
+                .iter()
+                .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'))
             && matches!(bytes[8], b'Q'..=b'T')
             && b"CGKOSWaeimquy26-".contains(&bytes[10])
             && b"AQgw".contains(&bytes[21]);
@@ -67,7 +69,9 @@ impl fmt::Display for TaskId {
 
 impl<'de> Deserialize<'de> for TaskId {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+        String::deserialize(deserializer)?
+            .parse()
+            .map_err(serde::de::Error::custom)
     }
 }
 
@@ -102,7 +106,10 @@ impl WorkerPoolId {
             && alphanumeric(worker_bytes[worker_bytes.len() - 1])
             && worker_bytes.iter().all(|&b| alphanumeric(b) || b == b'-');
         if is_identifier(provisioner) && worker_type_ok {
-            Ok(Self { provisioner: provisioner.to_owned(), worker_type: worker_type.to_owned() })
+            Ok(Self {
+                provisioner: provisioner.to_owned(),
+                worker_type: worker_type.to_owned(),
+            })
         } else {
             Err(InvalidId {
                 what: "worker pool",
@@ -149,7 +156,9 @@ impl Serialize for WorkerPoolId {
 
 impl<'de> Deserialize<'de> for WorkerPoolId {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+        String::deserialize(deserializer)?
+            .parse()
+            .map_err(serde::de::Error::custom)
     }
 }
 
@@ -166,7 +175,10 @@ pub struct WorkerIdentity {
 
 /// Provisioner ids, worker groups and worker ids: 1 to 38 letters, digits, dashes and underscores.
 pub(crate) fn is_identifier(text: &str) -> bool {
-    (1..=38).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'))
+    (1..=38).contains(&text.len())
+        && text
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'))
 }
 
 #[cfg(test)]
@@ -179,7 +191,14 @@ mod tests {
             let id = TaskId::random();
             assert_eq!(id.as_str().parse(), Ok(id.clone()));
         }
-        for bad in ["", "abc", "fN1SbArXTPSVFNUvaOlinQx", "fN1SbArXAPSVFNUvaOlinQ", "fN1SbArXTPSVFNUvaOlinB", "../1SbArXTPSVFNUvaOliQ"] {
+        for bad in [
+            "",
+            "abc",
+            "fN1SbArXTPSVFNUvaOlinQx",
+            "fN1SbArXAPSVFNUvaOlinQ",
+            "fN1SbArXTPSVFNUvaOlinB",
+            "../1SbArXTPSVFNUvaOliQ",
+        ] {
             assert!(bad.parse::<TaskId>().is_err(), "{bad} was accepted");
         }
     }
@@ -187,7 +206,10 @@ mod tests {
     #[test]
     fn pools_are_two_names_with_a_slash() {
         let pool: WorkerPoolId = "proj-X_1/linux-small".parse().unwrap();
-        assert_eq!((pool.provisioner(), pool.worker_type()), ("proj-X_1", "linux-small"));
+        assert_eq!(
+            (pool.provisioner(), pool.worker_type()),
+            ("proj-X_1", "linux-small")
+        );
         assert_eq!(pool.to_string(), "proj-X_1/linux-small");
         for bad in ["", "a", "a/", "/b", "a/B", "a/b/c", "a/1b", "a/b-", "a b/c"] {
             assert!(bad.parse::<WorkerPoolId>().is_err(), "{bad} was accepted");

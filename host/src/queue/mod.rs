@@ -29,8 +29,8 @@ pub use http::RetryPolicy;
 pub use ids::{InvalidId, RunId, TaskId, WorkerIdentity, WorkerPoolId};
 pub use time::format as format_time;
 pub use types::{
-    Artifact, ArtifactCreated, ArtifactErrorReason, ArtifactRequest, Claim, ExceptionReason, Metadata, Priority,
-    Reclaimed, Requires, RunState, RunStatus, TaskDefinition, TaskState, TaskStatus,
+    Artifact, ArtifactCreated, ArtifactErrorReason, ArtifactRequest, Claim, ExceptionReason, Metadata,
+    Priority, Reclaimed, Requires, RunState, RunStatus, TaskDefinition, TaskState, TaskStatus,
 };
 pub use upload::{Reader, Upload, UploadBody};
 
@@ -104,7 +104,11 @@ pub trait TaskQueue: Send + Sync {
     async fn report_exception(&self, reason: ExceptionReason) -> Result<TaskStatus, QueueError>;
 
     /// Announces an artifact.
-    async fn create_artifact(&self, name: &str, artifact: &ArtifactRequest) -> Result<ArtifactCreated, QueueError>;
+    async fn create_artifact(
+        &self,
+        name: &str,
+        artifact: &ArtifactRequest,
+    ) -> Result<ArtifactCreated, QueueError>;
 
     /// Sends an artifact's bytes to the URL that [`create_artifact`](Self::create_artifact) brought.
     async fn upload(&self, upload: &Upload, body: UploadBody) -> Result<(), QueueError>;

@@ -157,8 +157,15 @@ pub enum Priority {
 
 impl Priority {
     /// All of them, the least urgent first.
-    pub const ALL: [Self; 7] =
-        [Self::Lowest, Self::VeryLow, Self::Low, Self::Medium, Self::High, Self::VeryHigh, Self::Highest];
+    pub const ALL: [Self; 7] = [
+        Self::Lowest,
+        Self::VeryLow,
+        Self::Low,
+        Self::Medium,
+        Self::High,
+        Self::VeryHigh,
+        Self::Highest,
+    ];
 
     /// As the API writes it.
     #[must_use]
@@ -317,7 +324,11 @@ impl std::fmt::Display for ExceptionReason {
 
 /// An artifact to be announced to the queue.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(tag = "storageType", rename_all = "lowercase", rename_all_fields = "camelCase")]
+#[serde(
+    tag = "storageType",
+    rename_all = "lowercase",
+    rename_all_fields = "camelCase"
+)]
 pub enum ArtifactRequest {
     /// Bytes, sent afterwards to the URL in the answer.
     S3 {
@@ -376,7 +387,11 @@ pub enum ArtifactErrorReason {
 
 /// The queue's answer to an [`ArtifactRequest`].
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(tag = "storageType", rename_all = "lowercase", rename_all_fields = "camelCase")]
+#[serde(
+    tag = "storageType",
+    rename_all = "lowercase",
+    rename_all_fields = "camelCase"
+)]
 pub enum ArtifactCreated {
     /// Send the bytes now.
     S3 {

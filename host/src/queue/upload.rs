@@ -69,8 +69,9 @@ pub(super) async fn upload(
     body: UploadBody,
     policy: &RetryPolicy,
 ) -> Result<(), QueueError> {
-    let url = Url::parse(&upload.put_url)
-        .map_err(|error| QueueError::Setup { message: format!("the upload URL is not a URL: {error}") })?;
+    let url = Url::parse(&upload.put_url).map_err(|error| QueueError::Setup {
+        message: format!("the upload URL is not a URL: {error}"),
+    })?;
     let at = http::endpoint(&Method::PUT, &url);
     let mut body = Some(body);
     let mut attempts = 0;
@@ -78,7 +79,12 @@ pub(super) async fn upload(
         attempts += 1;
         let source = match Source::open(&mut body) {
             Ok(source) => source,
-            Err(error) => return Err(QueueError::Content { at, message: format!("it cannot be opened: {error}") }),
+            Err(error) => {
+                return Err(QueueError::Content {
+                    at,
+                    message: format!("it cannot be opened: {error}"),
+                });
+            }
         };
         let failure = match attempt(http, &url, &at, upload, source).await? {
             Ok(()) => return Ok(()),
@@ -120,7 +126,10 @@ async fn attempt(
     };
     // The source's own fault explains whatever the connection then reported.
     if let Some(message) = progress.fault() {
-        return Err(QueueError::Content { at: at.clone(), message });
+        return Err(QueueError::Content {
+            at: at.clone(),
+            message,
+        });
     }
     Ok(match outcome {
         Some(Ok((status, headers, body))) => {
@@ -135,7 +144,10 @@ async fn attempt(
             Ok(())
         }
         Some(Err(error)) => Err(Failure::of_transport(http::with_causes(&error.without_url()))),
-        None => Err(Failure::of_transport(format!("nothing moved for {} s", STALL.as_secs()))),
+        None => Err(Failure::of_transport(format!(
+            "nothing moved for {} s",
+            STALL.as_secs()
+        ))),
     })
 }
 
@@ -179,7 +191,10 @@ fn counted(source: Source, length: u64, progress: Arc<Progress>) -> reqwest::Bod
         async move {
             let mut held = held;
             loop {
-                let next = source.next().await.map_err(|error| progress.fail(format!("reading it failed: {error}")))?;
+                let next = source
+                    .next()
+                    .await
+                    .map_err(|error| progress.fail(format!("reading it failed: {error}")))?;
                 read += next.len() as u64;
                 if read > length {
                     return Err(progress.fail(format!("it is longer than the {length} bytes it had before")));
@@ -237,7 +252,9 @@ impl Source {
             Self::Bytes(bytes) => Ok(bytes.take().unwrap_or_default()),
             Self::File(file, offset) => {
                 let (file, from) = (Arc::clone(file), *offset);
-                let piece = tokio::task::spawn_blocking(move || read_at(&file, from)).await.map_err(io::Error::other)??;
+                let piece = tokio::task::spawn_blocking(move || read_at(&file, from))
+                    .await
+                    .map_err(io::Error::other)??;
                 *offset += piece.len() as u64;
                 Ok(piece)
             }

@@ -15,7 +15,11 @@ pub(super) struct ApiError {
 
 impl ApiError {
     fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
-        Self { status, code, message: message.into() }
+        Self {
+            status,
+            code,
+            message: message.into(),
+        }
     }
 
     /// A limit that no schema can express.
@@ -86,7 +90,9 @@ impl ApiError {
 
 impl From<rusqlite::Error> for ApiError {
     fn from(error: rusqlite::Error) -> Self {
-        Self::internal(format_args!("its database failed ({error}); check that the disk is not full"))
+        Self::internal(format_args!(
+            "its database failed ({error}); check that the disk is not full"
+        ))
     }
 }
 
@@ -94,7 +100,9 @@ impl From<rusqlite::Error> for ApiError {
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// Somebody else listens there, or may alone.
-    #[error("the embedded queue cannot listen on {address} ({source}); choose another port, or 0 for any free one")]
+    #[error(
+        "the embedded queue cannot listen on {address} ({source}); choose another port, or 0 for any free one"
+    )]
     Listen {
         /// The address.
         address: SocketAddr,
@@ -102,7 +110,9 @@ pub enum StartError {
         source: std::io::Error,
     },
     /// The address is one that others can reach.
-    #[error("the embedded queue cannot listen on {0}: it only serves this machine; choose an address like 127.0.0.1")]
+    #[error(
+        "the embedded queue cannot listen on {0}: it only serves this machine; choose an address like 127.0.0.1"
+    )]
     NotLoopback(SocketAddr),
     /// Another process works with the same state.
     #[error(
@@ -114,7 +124,10 @@ pub enum StartError {
         path: PathBuf,
     },
     /// The state directory or something in it cannot be used.
-    #[error("the embedded queue cannot {action} {} ({source}); check the owner, the permissions and the free space", .path.display())]
+    #[error(
+        "the embedded queue cannot {action} {} ({source}); check the owner, the permissions and the free space",
+        .path.display()
+    )]
     Files {
         /// What was attempted: `create`, `write`, ...
         action: &'static str,
@@ -124,7 +137,11 @@ pub enum StartError {
         source: std::io::Error,
     },
     /// The file with the root credentials is damaged.
-    #[error("the embedded queue's credentials in {} are not as it wrote them ({problem}); restore the file, or delete it to get new ones", .path.display())]
+    #[error(
+        "the embedded queue's credentials in {} are not as it wrote them ({problem}); restore the file, or delete it to \
+         get new ones",
+        .path.display()
+    )]
     Credentials {
         /// The file.
         path: PathBuf,
@@ -132,7 +149,10 @@ pub enum StartError {
         problem: String,
     },
     /// The database cannot be opened or understood.
-    #[error("the embedded queue cannot use its database {} ({source}); move it away to begin with an empty queue", .path.display())]
+    #[error(
+        "the embedded queue cannot use its database {} ({source}); move it away to begin with an empty queue",
+        .path.display()
+    )]
     Database {
         /// The file.
         path: PathBuf,
@@ -153,7 +173,9 @@ pub enum StartError {
 
 /// A payload schema that is no JSON schema.
 #[derive(Debug, thiserror::Error)]
-#[error("the payload schema of worker pool {pool} is not a valid JSON schema: {problem}; correct the engine's or plugin's schema")]
+#[error(
+    "the payload schema of worker pool {pool} is not a valid JSON schema: {problem}; correct the engine's or plugin's schema"
+)]
 pub struct PayloadSchemaError {
     /// The pool.
     pub pool: super::super::WorkerPoolId,

@@ -15,7 +15,9 @@ pub(super) type Millis = i64;
 
 /// A time as the API writes it.
 pub(super) fn iso(time: Millis) -> String {
-    chrono::DateTime::from_timestamp_millis(time).map(crate::queue::format_time).unwrap_or_default()
+    chrono::DateTime::from_timestamp_millis(time)
+        .map(crate::queue::format_time)
+        .unwrap_or_default()
 }
 
 /// Why there is a run.
@@ -163,7 +165,12 @@ impl Task {
 
     pub(super) fn status(&self) -> Value {
         let (provisioner, worker_type) = self.pool.split_once('/').unwrap_or((&self.pool, ""));
-        let runs: Vec<Value> = self.runs.iter().enumerate().map(|(id, run)| run.to_json(id)).collect();
+        let runs: Vec<Value> = self
+            .runs
+            .iter()
+            .enumerate()
+            .map(|(id, run)| run.to_json(id))
+            .collect();
         json!({
             "taskId": self.id,
             "provisionerId": provisioner,
@@ -183,9 +190,13 @@ impl Task {
 
     /// The run with this number.
     pub(super) fn run(&self, id: u32) -> Result<&Run, ApiError> {
-        self.runs
-            .get(id as usize)
-            .ok_or_else(|| ApiError::not_found(format!("task {} has no run {id}; it has {}", self.id, self.runs.len())))
+        self.runs.get(id as usize).ok_or_else(|| {
+            ApiError::not_found(format!(
+                "task {} has no run {id}; it has {}",
+                self.id,
+                self.runs.len()
+            ))
+        })
     }
 
     /// Makes an unscheduled task pending.
@@ -196,9 +207,17 @@ impl Task {
     }
 
     /// Hands the pending run to a worker and answers its number.
-    pub(super) fn claim(&mut self, worker: (String, String), now: Millis, taken_until: Millis) -> Option<u32> {
+    pub(super) fn claim(
+        &mut self,
+        worker: (String, String),
+        now: Millis,
+        taken_until: Millis,
+    ) -> Option<u32> {
         let id = self.runs.len().checked_sub(1)?;
-        let run = self.runs.last_mut().filter(|run| run.state == RunState::Pending)?;
+        let run = self
+            .runs
+            .last_mut()
+            .filter(|run| run.state == RunState::Pending)?;
         run.state = RunState::Running;
         run.started = Some(now);
         run.worker = Some(worker);
@@ -210,7 +229,9 @@ impl Task {
     pub(super) fn unclaim(&mut self, id: u32, taken_until: Millis) -> bool {
         let is_last = self.runs.len() == id as usize + 1;
         match self.runs.last_mut() {
-            Some(run) if is_last && run.state == RunState::Running && run.taken_until == Some(taken_until) => {
+            Some(run)
+                if is_last && run.state == RunState::Running && run.taken_until == Some(taken_until) =>
+            {
                 run.state = RunState::Pending;
                 run.started = None;
                 run.worker = None;
@@ -231,7 +252,10 @@ impl Task {
                 run.taken_until = Some(taken_until);
                 Ok(())
             }
-            _ => Err(ApiError::conflict(format!("run {id} of task {} is not running, so that it cannot be reclaimed", self.id))),
+            _ => Err(ApiError::conflict(format!(
+                "run {id} of task {} is not running, so that it cannot be reclaimed",
+                self.id
+            ))),
         }
     }
 
@@ -292,7 +316,11 @@ impl Task {
             return true;
         }
         let claim_ended = self.state() == TaskState::Running
-            && self.runs.last().and_then(|run| run.taken_until).is_some_and(|end| end <= now);
+            && self
+                .runs
+                .last()
+                .and_then(|run| run.taken_until)
+                .is_some_and(|end| end <= now);
         if claim_ended {
             self.end(ReasonResolved::ClaimExpired, now);
         }
@@ -302,7 +330,11 @@ impl Task {
     /// Refuses what may not happen any more.
     pub(super) fn not_past_deadline(&self, now: Millis) -> Result<(), ApiError> {
         if self.deadline <= now {
-            return Err(ApiError::conflict(format!("the deadline of task {} has passed at {}", self.id, iso(self.deadline))));
+            return Err(ApiError::conflict(format!(
+                "the deadline of task {} has passed at {}",
+                self.id,
+                iso(self.deadline)
+            )));
         }
         Ok(())
     }

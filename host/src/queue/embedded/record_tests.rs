@@ -29,22 +29,37 @@ fn running() -> Task {
 
 /// State and reasons of each run.
 fn summary(task: &Task) -> Vec<(RunState, ReasonCreated, Option<ReasonResolved>)> {
-    task.runs.iter().map(|run| (run.state, run.created, run.resolved.map(|(_, reason)| reason))).collect()
+    task.runs
+        .iter()
+        .map(|run| (run.state, run.created, run.resolved.map(|(_, reason)| reason)))
+        .collect()
 }
 
 #[test]
 fn a_shutdown_is_tried_again_while_retries_are_left() {
     let mut task = running();
     task.report(0, ReasonResolved::WorkerShutdown, 3).unwrap();
-    task.report(0, ReasonResolved::WorkerShutdown, 4).expect("repeating a report is no error");
-    assert_eq!(task.report(0, ReasonResolved::Failed, 4).unwrap_err().code, "RequestConflict");
+    task.report(0, ReasonResolved::WorkerShutdown, 4)
+        .expect("repeating a report is no error");
+    assert_eq!(
+        task.report(0, ReasonResolved::Failed, 4).unwrap_err().code,
+        "RequestConflict"
+    );
     task.claim(("g".to_owned(), "w".to_owned()), 5, 60);
     task.report(1, ReasonResolved::IntermittentTask, 6).unwrap();
     assert_eq!(
         summary(&task),
         [
-            (RunState::Exception, ReasonCreated::Scheduled, Some(ReasonResolved::WorkerShutdown)),
-            (RunState::Exception, ReasonCreated::Retry, Some(ReasonResolved::IntermittentTask)),
+            (
+                RunState::Exception,
+                ReasonCreated::Scheduled,
+                Some(ReasonResolved::WorkerShutdown)
+            ),
+            (
+                RunState::Exception,
+                ReasonCreated::Retry,
+                Some(ReasonResolved::IntermittentTask)
+            ),
         ]
     );
     assert_eq!((task.retries_left, task.state()), (0, TaskState::Exception));
@@ -62,11 +77,23 @@ fn a_passed_claim_makes_a_new_run_and_a_passed_deadline_ends_all() {
     assert_eq!(
         summary(&task),
         [
-            (RunState::Exception, ReasonCreated::Scheduled, Some(ReasonResolved::ClaimExpired)),
-            (RunState::Exception, ReasonCreated::Retry, Some(ReasonResolved::DeadlineExceeded)),
+            (
+                RunState::Exception,
+                ReasonCreated::Scheduled,
+                Some(ReasonResolved::ClaimExpired)
+            ),
+            (
+                RunState::Exception,
+                ReasonCreated::Retry,
+                Some(ReasonResolved::DeadlineExceeded)
+            ),
         ]
     );
-    for refused in [task.clone().cancel(1001), task.clone().rerun(1001), task.clone().reclaim(1, 1001, 2000)] {
+    for refused in [
+        task.clone().cancel(1001),
+        task.clone().rerun(1001),
+        task.clone().reclaim(1, 1001, 2000),
+    ] {
         assert_eq!(refused.unwrap_err().code, "RequestConflict");
     }
 }
@@ -75,7 +102,14 @@ fn a_passed_claim_makes_a_new_run_and_a_passed_deadline_ends_all() {
 fn cancelling_what_was_never_scheduled_leaves_a_run_that_says_so() {
     let mut task = task();
     task.cancel(5).unwrap();
-    assert_eq!(summary(&task), [(RunState::Exception, ReasonCreated::Exception, Some(ReasonResolved::Canceled))]);
+    assert_eq!(
+        summary(&task),
+        [(
+            RunState::Exception,
+            ReasonCreated::Exception,
+            Some(ReasonResolved::Canceled)
+        )]
+    );
     task.rerun(6).unwrap();
     assert_eq!(task.state(), TaskState::Pending);
 }
@@ -104,8 +138,14 @@ fn a_pending_run_can_be_neither_reclaimed_nor_reported() {
     let mut task = task();
     task.schedule(ReasonCreated::Scheduled, 1);
     assert_eq!(task.reclaim(0, 2, 50).unwrap_err().code, "RequestConflict");
-    assert_eq!(task.report(0, ReasonResolved::Completed, 2).unwrap_err().code, "RequestConflict");
-    assert_eq!(task.report(1, ReasonResolved::Completed, 2).unwrap_err().code, "ResourceNotFound");
+    assert_eq!(
+        task.report(0, ReasonResolved::Completed, 2).unwrap_err().code,
+        "RequestConflict"
+    );
+    assert_eq!(
+        task.report(1, ReasonResolved::Completed, 2).unwrap_err().code,
+        "ResourceNotFound"
+    );
 }
 
 #[test]

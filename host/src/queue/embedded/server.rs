@@ -1,0 +1,257 @@
+//! From a request to an answer: which call it is, who makes it, what it carries, and how its outcome is written.
+
+use std::collections::HashMap;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use axum::body::{Body, Bytes};
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use axum::response::Response;
+use jsonschema::Validator;
+use serde_json::{Value, json};
+use tokio::sync::watch;
+
+use super::EmbeddedConfig;
+use super::auth::{Authority, Caller, Signed};
+use super::core::CoreHandle;
+use super::error::ApiError;
+use super::route::{API, Query, Route};
+use super::scopes::Need;
+use super::storage::Storage;
+use super::{artifacts, claims, tasks};
+
+/// The most bytes that a call's body may have.
+const LARGEST_BODY: usize = 10 * 1024 * 1024;
+
+/// What all calls share.
+pub(super) struct Server {
+    pub(super) config: EmbeddedConfig,
+    pub(super) authority: Authority,
+    pub(super) core: CoreHandle,
+    pub(super) storage: Storage,
+    /// The payload schemas of worker types, by pool.
+    pub(super) payload_schemas: RwLock<HashMap<String, Arc<Validator>>>,
+    /// Becomes true when the server stops; what waits then answers at once.
+    pub(super) stopping: watch::Receiver<bool>,
+}
+
+impl Server {
+    pub(super) fn payload_schema(&self, pool: &str) -> Option<Arc<Validator>> {
+        self.payload_schemas
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(pool)
+            .cloned()
+    }
+}
+
+/// One call on its way.
+pub(super) struct Context {
+    pub(super) server: Arc<Server>,
+    pub(super) query: Query,
+    pub(super) body: Bytes,
+    /// `http://host:port` as the client knows us.
+    pub(super) base_url: String,
+    caller: Result<Caller, ApiError>,
+    content_type: Option<String>,
+}
+
+impl Context {
+    /// Refuses a caller that lacks what the call needs, or whose credentials are wrong.
+    pub(super) fn authorize(&self, need: &Need) -> Result<(), ApiError> {
+        self.caller.as_ref().map_err(Clone::clone)?.authorize(need)
+    }
+
+    /// The body as JSON.
+    pub(super) fn json(&self) -> Result<Value, ApiError> {
+        if self.content_type.as_deref() != Some("application/json") {
+            return Err(ApiError::malformed(
+                "the body has to have the Content-Type application/json",
+            ));
+        }
+        serde_json::from_slice(&self.body)
+            .map_err(|error| ApiError::malformed(format!("the body is not JSON: {error}")))
+    }
+}
+
+/// What a call answers.
+pub(super) enum Outcome {
+    Json(Value),
+    /// Anything else, headers included.
+    Raw(Response),
+}
+
+/// Answers any request.
+pub(super) async fn handle(State(server): State<Arc<Server>>, request: Request) -> Response {
+    let path = request.uri().path();
+    if path.starts_with(super::storage::PREFIX) {
+        return match super::storage::handle(server, request).await {
+            Ok(response) => response,
+            Err(error) => error_response(&error, json!({})),
+        };
+    }
+    if let "/" | "/api/queue" = path.trim_end_matches("/v1") {
+        return json_response(
+            StatusCode::OK,
+            &json!({ "service": "tcw embedded queue", "api": API }),
+        );
+    }
+    let (parts, body) = request.into_parts();
+    let (method, path) = (&parts.method, parts.uri.path());
+    let mut info =
+        json!({ "method": format!("{method} {path}"), "time": super::record::iso(super::core::now()) });
+    let route = match Route::find(method, path) {
+        Ok(route) => route,
+        Err(error) => return error_response(&error, info),
+    };
+    info["method"] = route.name().into();
+    let outcome = async {
+        let query = Query::parse(parts.uri.query().unwrap_or_default(), &route)?;
+        let body = read_body(body).await?;
+        if let Ok(payload) = serde_json::from_slice(&body) {
+            // Like the services, errors repeat what was sent.
+            info["payload"] = payload_echo(payload);
+        }
+        let host = parts
+            .headers
+            .get(header::HOST)
+            .and_then(|value| value.to_str().ok())
+            .unwrap_or("localhost");
+        let (name, port) = split_host(host);
+        let resource = parts
+            .uri
+            .path_and_query()
+            .map_or("/", |resource| resource.as_str());
+        let signed = Signed {
+            method,
+            resource,
+            host: name,
+            port,
+            headers: &parts.headers,
+            body: &body,
+        };
+        let caller = server.authority.authenticate(&signed);
+        let context = Context {
+            query,
+            caller,
+            base_url: format!("http://{host}"),
+            content_type: media_type(&parts.headers),
+            body,
+            server: Arc::clone(&server),
+        };
+        dispatch(context, route).await
+    }
+    .await;
+    match outcome {
+        Ok(Outcome::Json(body)) => json_response(StatusCode::OK, &body),
+        Ok(Outcome::Raw(response)) => response,
+        Err(error) => error_response(&error, info),
+    }
+}
+
+async fn dispatch(context: Context, route: Route) -> Result<Outcome, ApiError> {
+    use super::record::ReasonResolved::{Completed, Failed};
+    match route {
+        Route::Ping => Ok(Outcome::Json(
+            json!({ "alive": true, "uptime": context.server.storage.uptime().as_secs_f64() }),
+        )),
+        Route::CreateTask(task) => tasks::create(context, task).await,
+        Route::Task(task) => tasks::task(context, task).await,
+        Route::Tasks => tasks::tasks(context).await,
+        Route::Status(task) => tasks::status(context, task).await,
+        Route::Statuses => tasks::statuses(context).await,
+        Route::ScheduleTask(task) => tasks::change(context, task, tasks::Change::Schedule).await,
+        Route::RerunTask(task) => tasks::change(context, task, tasks::Change::Rerun).await,
+        Route::CancelTask(task) => tasks::change(context, task, tasks::Change::Cancel).await,
+        Route::PendingTasks(pool) => tasks::pending(context, pool).await,
+        Route::ClaimWork(pool) => claims::claim_work(context, pool).await,
+        Route::ReclaimTask(task, run) => claims::reclaim(context, task, run).await,
+        Route::ReportCompleted(task, run) => claims::report(context, task, run, Some(Completed)).await,
+        Route::ReportFailed(task, run) => claims::report(context, task, run, Some(Failed)).await,
+        Route::ReportException(task, run) => claims::report(context, task, run, None).await,
+        Route::CreateArtifact(task, run, name) => artifacts::create(context, task, run, name).await,
+        Route::GetArtifact(task, run, name) => artifacts::get(context, task, run, name).await,
+        Route::ArtifactContent(task, run, name) => artifacts::content(context, task, run, name).await,
+        Route::ArtifactInfo(task, run, name) => artifacts::info(context, task, run, name).await,
+        Route::ListArtifacts(task, run) => artifacts::list(context, task, run).await,
+    }
+}
+
+async fn read_body(body: Body) -> Result<Bytes, ApiError> {
+    axum::body::to_bytes(body, LARGEST_BODY).await.map_err(|error| {
+        let too_large = std::error::Error::source(&error)
+            .is_some_and(|cause| cause.is::<http_body_util::LengthLimitError>());
+        if too_large {
+            ApiError::too_large(format!("the body is larger than {} MiB", LARGEST_BODY >> 20))
+        } else {
+            ApiError::malformed(format!("the body did not arrive: {error}"))
+        }
+    })
+}
+
+/// What of a body is repeated in an error: all of it, unless it is large.
+fn payload_echo(payload: Value) -> Value {
+    if payload.to_string().len() > 16 * 1024 {
+        "(too large to repeat)".into()
+    } else {
+        payload
+    }
+}
+
+fn media_type(headers: &HeaderMap) -> Option<String> {
+    let value = headers.get(header::CONTENT_TYPE)?.to_str().ok()?;
+    Some(
+        value
+            .split(';')
+            .next()
+            .unwrap_or_default()
+            .trim()
+            .to_ascii_lowercase(),
+    )
+}
+
+/// Host and port as Hawk signs them.
+fn split_host(host: &str) -> (&str, u16) {
+    // The colons of an IPv6 address stand within brackets.
+    match host.rsplit_once(':') {
+        Some((name, port)) if !port.ends_with(']') => (name, port.parse().unwrap_or(80)),
+        _ => (host, 80),
+    }
+}
+
+pub(super) fn json_response(status: StatusCode, body: &Value) -> Response {
+    let mut response = Response::new(Body::from(body.to_string()));
+    *response.status_mut() = status;
+    let json = HeaderValue::from_static("application/json; charset=utf-8");
+    response.headers_mut().insert(header::CONTENT_TYPE, json);
+    response
+}
+
+fn error_response(error: &ApiError, info: Value) -> Response {
+    json_response(
+        error.status,
+        &json!({ "code": error.code, "message": error.message, "requestInfo": info }),
+    )
+}
+
+/// Whether a method asks for headers only.
+pub(super) fn is_head(method: &Method) -> bool {
+    method == Method::HEAD
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hosts_are_split_as_hawk_signs_them() {
+        for (host, split) in [
+            ("localhost:8080", ("localhost", 8080)),
+            ("localhost", ("localhost", 80)),
+            ("[::1]:8080", ("[::1]", 8080)),
+            ("[::1]", ("[::1]", 80)),
+        ] {
+            assert_eq!(split_host(host), split);
+        }
+    }
+}
