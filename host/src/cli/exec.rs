@@ -18,7 +18,7 @@ use super::outcome::{self, Failure, status};
 use super::{follow, logging, start, task_file};
 use crate::config::Config;
 use crate::queue::{Queue, QueueError, TaskId, WorkerPoolId};
-use crate::services::log::LogOptions;
+use crate::services::log::{LogOptions, Mirror};
 use crate::worker::{Exit, Worker, WorkerOptions};
 
 #[derive(Args, Debug)]
@@ -146,7 +146,7 @@ async fn run_task(
 }
 
 /// The task's log goes to stdout as it is.
-fn terminal() -> Arc<dyn Fn(&[u8]) + Send + Sync> {
+fn terminal() -> Mirror {
     let stdout = Mutex::new(std::io::stdout());
     Arc::new(move |bytes| {
         let mut stdout = stdout.lock().unwrap_or_else(PoisonError::into_inner);
