@@ -364,7 +364,7 @@ async fn make_plugin(
     }
     let configuration = config.plugins.of(&provider.name);
     check(provider, &description.configuration_schema, &configuration)?;
-    let handle = PluginEngine::new(Arc::clone(&engine.engine));
+    let handle = PluginEngine::of(Arc::clone(&engine.engine));
     let made = plugins.new_plugin(services.for_library(&provider.name), handle, configuration);
     let plugin = within(made).await.map_err(failed)?;
     Ok(Made::Plugin(PluginSlot::new(

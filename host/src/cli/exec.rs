@@ -19,7 +19,7 @@ use super::signals::Signals;
 use super::{follow, logging, start, task_file, terminal};
 use crate::config::Config;
 use crate::queue::{Queue, QueueError, TaskId, WorkerPoolId};
-use crate::services::log::LogOptions;
+use crate::services::log::{LogOptions, Mirror};
 use crate::worker::{Exit, Worker, WorkerOptions};
 
 #[derive(Args, Debug)]
@@ -47,7 +47,7 @@ async fn exec(arguments: &Arguments, config: &Config) -> Result<ExitCode, Failur
         &slugid::v4().to_lowercase().replace(['_', '-'], "0")[..16]
     );
     let pool = WorkerPoolId::new("local", &name).map_err(Failure::general)?;
-    let mut definition = task_file::read(&arguments.task, Some(&pool))?;
+    let mut definition = task_file::read(&arguments.task, &pool)?;
     definition["taskQueueId"] = pool.to_string().into();
     if let Some(definition) = definition.as_object_mut() {
         definition.remove("provisionerId");
@@ -57,13 +57,13 @@ async fn exec(arguments: &Arguments, config: &Config) -> Result<ExitCode, Failur
     start::check(config)?;
     let located = start::locate_or_join(config).await?;
     let scratch = Scratch::new(config);
-    let parts = start::load(config, scratch.path(), &located).await?;
+    let parts = start::load(config, scratch.path(), &located, &pool).await?;
     parts.warn_of_missing_isolation();
     let engine = &parts.assembly.engine;
     scratch::recover_dead(config, &engine.engine, &engine.name).await;
     let mut connected = parts.connect(config, located, pool)?;
     let embedded = connected.embedded.take();
-    match run_task(arguments, &definition, parts, &connected).await {
+    match run_task(arguments, config, &definition, parts, &connected).await {
         Ok(Ended::Itself(outcome)) => {
             if let Some(embedded) = embedded {
                 embedded.stop().await;
@@ -88,6 +88,7 @@ enum Ended {
 
 async fn run_task(
     arguments: &Arguments,
+    config: &Config,
     definition: &Value,
     parts: start::Parts,
     connected: &start::Connected,
@@ -109,7 +110,7 @@ async fn run_task(
         mirror: Some(terminal()),
         ..LogOptions::default()
     };
-    let (environment, commands) = parts.environment(&connected.pool, log);
+    let (environment, commands) = parts.environment(config, &connected.pool, log);
     let options = WorkerOptions {
         number_of_tasks: Some(1),
         // Somebody who pressed Ctrl-C is watching.
@@ -136,7 +137,7 @@ async fn run_task(
 }
 
 /// The task's log goes to stdout as it is.
-fn terminal() -> Arc<dyn Fn(&[u8]) + Send + Sync> {
+fn terminal() -> Mirror {
     let stdout = Mutex::new(std::io::stdout());
     Arc::new(move |bytes| {
         let mut stdout = stdout.lock().unwrap_or_else(PoisonError::into_inner);

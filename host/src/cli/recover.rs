@@ -11,9 +11,9 @@ pub(super) async fn run(flags: &WorkerFlags) -> Result<ExitCode, Failure> {
     let config = flags.load_quietly()?;
     logging::start(&config.log);
     start::check(&config)?;
+    let pool = start::pool(&config)?;
     let located = start::locate(&config).await?;
-    let parts = start::load(&config, &start::worker_directory(&config), &located).await?;
-    let pool = parts.pool(&config)?;
+    let parts = start::load(&config, &start::worker_directory(&config), &located, &pool).await?;
     let connected = parts.connect(&config, located, pool)?;
     let engine = &parts.assembly.engine;
     let recovery = recover(

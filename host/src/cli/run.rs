@@ -28,10 +28,10 @@ pub(super) async fn run(flags: &WorkerFlags) -> Result<ExitCode, Failure> {
 
 async fn work(config: &Config) -> Result<Exit, Failure> {
     start::check(config)?;
+    let pool = start::pool(config)?;
     let located = start::locate(config).await?;
-    let parts = start::load(config, &start::worker_directory(config), &located).await?;
+    let parts = start::load(config, &start::worker_directory(config), &located, &pool).await?;
     parts.warn_of_missing_isolation();
-    let pool = parts.pool(config)?;
     let connected = parts.connect(config, located, pool)?;
     let journal = parts.journal.clone();
     let engine = (
@@ -51,7 +51,7 @@ async fn work(config: &Config) -> Result<Exit, Failure> {
         tracing::warn!("left by an earlier process: {message}");
     }
     let control = parts.control.clone();
-    let (environment, commands) = parts.environment(&connected.pool, LogOptions::default());
+    let (environment, commands) = parts.environment(config, &connected.pool, LogOptions::default());
     tracing::info!(
         worker_pool = %connected.pool,
         worker_group = config.worker.group,

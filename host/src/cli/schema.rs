@@ -39,6 +39,7 @@ pub(super) async fn with_assembly(
     let config: Config = flags.load_quietly()?;
     super::logging::start(&config.log);
     start::check(&config)?;
+    let pool = start::pool(&config)?;
     let directory = config.worker.state_directory.join("exec").join(slugid::v4());
     let root_url = match &config.queue {
         QueueConfig::Deployment(deployment) => deployment.root_url.clone(),
@@ -50,7 +51,7 @@ pub(super) async fn with_assembly(
         credentials: Credentials::new("", ""),
         embedded: None,
     };
-    let loaded = start::load(&config, &directory, &nowhere).await;
+    let loaded = start::load(&config, &directory, &nowhere, &pool).await;
     let text = loaded.map(|parts| look(&parts.assembly));
     // What cannot be removed is swept by the next `exec`.
     let _ = std::fs::remove_dir_all(&directory);

@@ -13,6 +13,7 @@ use tcw_abi::services::{LeaseRequest, WorkerInfo};
 use super::outcome::{Failure, INVALID};
 use crate::assembly::{Assembly, AssemblyError, SchemaCheck, assemble};
 use crate::config::{Config, QueueConfig};
+use crate::library::inspect::inspect_file;
 use crate::library::{Diagnostics, Loader};
 use crate::queue::embedded::{EmbeddedConfig, EmbeddedQueue, StartError};
 use crate::queue::{ClientConfig, Credentials, Queue, QueueClient, WorkerIdentity, WorkerPoolId};
@@ -71,8 +72,23 @@ pub(super) struct Connected {
     pub(super) pool: WorkerPoolId,
 }
 
+/// The pool of this worker: the configured one, or one of its engine's name for the embedded queue.
+pub(super) fn pool(config: &Config) -> Result<WorkerPoolId, Failure> {
+    let pool = match (&config.worker.pool, &config.libraries.engine) {
+        (Some(pool), _) => WorkerPoolId::new(&pool.provisioner_id, &pool.worker_type),
+        (None, Some(engine)) => WorkerPoolId::new("local", &inspect_file(engine)?.manifest.name),
+        (None, None) => return Err(AssemblyError::NoEngine.into()),
+    };
+    pool.map_err(|error| Failure::new(error.to_string(), INVALID))
+}
+
 /// Locks `directory`, opens its journal and loads the libraries. `root_url` is told to them.
-pub(super) async fn load(config: &Config, directory: &Path, queue: &Located) -> Result<Parts, Failure> {
+pub(super) async fn load(
+    config: &Config,
+    directory: &Path,
+    queue: &Located,
+    pool: &WorkerPoolId,
+) -> Result<Parts, Failure> {
     let journal = {
         let directory = directory.to_owned();
         tokio::task::spawn_blocking(move || Journal::open(&directory))
@@ -82,12 +98,7 @@ pub(super) async fn load(config: &Config, directory: &Path, queue: &Located) -> 
     let (control, commands) = Control::new();
     let credentials: Arc<OnceLock<Credentials>> = Arc::default();
     let worker = WorkerInfo {
-        worker_pool_id: config
-            .worker
-            .pool
-            .as_ref()
-            .map(ToString::to_string)
-            .unwrap_or_default(),
+        worker_pool_id: pool.to_string(),
         worker_group: config.worker.group.clone(),
         worker_id: config.worker.id.clone(),
         root_url: queue.root_url.clone(),
@@ -130,16 +141,6 @@ impl Parts {
         }
     }
 
-    /// The pool of this worker: the configured one, or one of its own for the embedded queue.
-    pub(super) fn pool(&self, config: &Config) -> Result<WorkerPoolId, Failure> {
-        let (provisioner, worker_type) = match &config.worker.pool {
-            Some(pool) => (pool.provisioner_id.clone(), pool.worker_type.clone()),
-            None => ("local".to_owned(), self.assembly.engine.name.clone()),
-        };
-        WorkerPoolId::new(&provisioner, &worker_type)
-            .map_err(|error| Failure::new(error.to_string(), INVALID))
-    }
-
     /// A client in the worker's name; on the embedded queue the payload schema is registered too.
     pub(super) fn connect(
         &self,
@@ -175,6 +176,7 @@ impl Parts {
     /// What tasks run with. `log` says where their logs go beside the artifact.
     pub(super) fn environment(
         self,
+        config: &Config,
         pool: &WorkerPoolId,
         log: LogOptions,
     ) -> (Arc<TaskEnvironment>, Commands) {
@@ -182,14 +184,11 @@ impl Parts {
             payloads: Arc::new(SchemaCheck(Arc::clone(&self.assembly.schema))),
             engine: self.assembly.engine,
             plugins: self.assembly.plugins,
-            worker: WorkerInfo {
-                worker_pool_id: pool.to_string(),
-                ..self.worker
-            },
+            worker: self.worker,
             services: self.services,
             tasks_directory: self.directory.join("tasks"),
             log,
-            log_header: Vec::new(),
+            log_header: header(config, pool),
             deadlines: Deadlines::default(),
         };
         (Arc::new(environment), self.commands)
@@ -204,6 +203,17 @@ impl Connected {
             None => self.client.root_url().to_owned(),
         }
     }
+}
+
+/// What stands at the top of every task log, in generic-worker's form.
+fn header(config: &Config, pool: &WorkerPoolId) -> Vec<String> {
+    if config.worker.metadata.is_empty() {
+        return Vec::new();
+    }
+    let settings = format!("{:#}", Value::Object(config.worker.metadata.clone()));
+    std::iter::once(format!("Worker Type ({pool}) settings:"))
+        .chain(settings.lines().map(|line| format!("  {line}")))
+        .collect()
 }
 
 /// A queue that is known but not yet used.

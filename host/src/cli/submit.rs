@@ -30,7 +30,7 @@ const INTERVAL: Duration = Duration::from_millis(500);
 pub(super) async fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
     let config = arguments.worker.load_quietly()?;
     logging::start(&config.log);
-    let definition = task_file::read(&arguments.task, pool(&config)?.as_ref())?;
+    let definition = task_file::read(&arguments.task, &pool(&config)?)?;
     let queue = client(&config)?;
     let task = TaskId::random();
     match queue.create_task(&task, &definition).await {
@@ -51,17 +51,13 @@ pub(super) async fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
     watch(&queue, &task).await
 }
 
-/// The worker pool that is configured; the embedded queue's worker is `local/native` unless it says otherwise.
-fn pool(config: &Config) -> Result<Option<WorkerPoolId>, Failure> {
-    let pool = match (&config.worker.pool, &config.libraries.engine) {
-        (Some(pool), _) => WorkerPoolId::new(&pool.provisioner_id, &pool.worker_type),
-        (None, Some(engine)) => {
-            let inspection = crate::library::inspect::inspect_file(engine)?;
-            WorkerPoolId::new("local", &inspection.manifest.name)
-        }
-        (None, None) => WorkerPoolId::new("local", "native"),
-    };
-    pool.map(Some).map_err(Failure::usage)
+/// Where the task runs if it does not say. Beside an embedded queue that is the pool of the native engine, unless flags
+/// or the configuration say otherwise.
+fn pool(config: &Config) -> Result<WorkerPoolId, Failure> {
+    match (&config.worker.pool, &config.libraries.engine) {
+        (None, None) => WorkerPoolId::new("local", "native").map_err(Failure::usage),
+        _ => start::pool(config),
+    }
 }
 
 /// A client of the deployment, or of the embedded queue that runs with this state directory.

@@ -44,7 +44,7 @@ const DEADLINE: Duration = Duration::hours(24);
 const KEPT: Duration = Duration::days(14);
 
 /// Reads a task file and completes it. `pool` is where it runs if it does not say.
-pub(super) fn read(path: &Path, pool: Option<&WorkerPoolId>) -> Result<Value, Failure> {
+pub(super) fn read(path: &Path, pool: &WorkerPoolId) -> Result<Value, Failure> {
     let text = std::fs::read_to_string(path)
         .map_err(|error| Failure::usage(format!("the task file {}: {error}", path.display())))?;
     let document = Document::parse(&text).map_err(|error| {
@@ -55,12 +55,7 @@ pub(super) fn read(path: &Path, pool: Option<&WorkerPoolId>) -> Result<Value, Fa
         .map_err(|error| Failure::usage(format!("the task file {}: {error}", path.display())))
 }
 
-fn complete(
-    value: Value,
-    path: &Path,
-    pool: Option<&WorkerPoolId>,
-    now: DateTime<Utc>,
-) -> Result<Value, String> {
+fn complete(value: Value, path: &Path, pool: &WorkerPoolId, now: DateTime<Utc>) -> Result<Value, String> {
     let Value::Object(mut task) = value else {
         return Err("it has to be an object with at least `payload`".into());
     };
@@ -77,10 +72,6 @@ fn complete(
         return Err("it has no `payload`, which says what to run".into());
     }
     if !task.contains_key("taskQueueId") && !task.contains_key("provisionerId") {
-        let pool = pool.ok_or(
-            "it has no `taskQueueId`, and no --worker-pool says where it is to run; with the embedded queue that is \
-             local/ENGINE",
-        )?;
         task.insert("taskQueueId".into(), json!(pool.to_string()));
     }
     let time = |task: &Map<String, Value>, key: &str| -> Result<Option<DateTime<Utc>>, String> {
@@ -124,7 +115,7 @@ mod tests {
     fn completed(task: Value) -> Result<Value, String> {
         let pool = WorkerPoolId::new("local", "native").unwrap();
         let now = "2026-01-01T00:00:00.000Z".parse().unwrap();
-        complete(task, Path::new("dir/hello.yml"), Some(&pool), now)
+        complete(task, Path::new("dir/hello.yml"), &pool, now)
     }
 
     #[test]
