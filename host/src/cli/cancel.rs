@@ -6,7 +6,7 @@ use clap::Args;
 
 use super::flags::WorkerFlags;
 use super::outcome::{self, Failure};
-use super::{logging, submit};
+use super::{logging, submit, terminal};
 use crate::queue::{Queue, TaskId};
 
 #[derive(Args, Debug)]
@@ -23,6 +23,6 @@ pub(super) async fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
     logging::start(&config.log);
     let task: TaskId = arguments.task.parse().map_err(Failure::usage)?;
     let status = submit::client(&config)?.cancel_task(&task).await?;
-    println!("task {task}: {}", outcome::in_words(&status));
+    terminal::print_line(format_args!("task {task}: {}", outcome::in_words(&status)))?;
     Ok(ExitCode::SUCCESS)
 }

@@ -6,6 +6,7 @@ use clap::{Args, Subcommand};
 
 use super::flags::WorkerFlags;
 use super::outcome::Failure;
+use super::terminal;
 use crate::config::Config;
 
 #[derive(Args, Debug)]
@@ -29,12 +30,12 @@ pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
         Commands::Check(flags) => {
             let config = flags.load()?;
             for warning in &config.warnings {
-                eprintln!("warning: {warning}");
+                terminal::say(format_args!("warning: {warning}"));
             }
-            println!("{:#}", config.effective);
+            terminal::print_line(format_args!("{:#}", config.effective))?;
         }
-        Commands::Schema => println!("{:#}", Config::schema()),
-        Commands::Reference => print!("{}", Config::reference()),
+        Commands::Schema => terminal::print_line(format_args!("{:#}", Config::schema()))?,
+        Commands::Reference => terminal::print(Config::reference())?,
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -8,16 +8,14 @@ use super::schema::with_assembly;
 
 pub(super) async fn run(flags: &WorkerFlags) -> Result<ExitCode, Failure> {
     with_assembly(flags, |assembly| {
-        println!("# Tasks for the engine {}\n", assembly.engine.name);
+        let mut text = format!("# Tasks for the engine {}\n", assembly.engine.name);
         for (provider, sections) in assembly.documentation() {
             for section in sections {
-                println!(
-                    "## {}\n\n{}\n\n*{provider}*\n",
-                    section.title,
-                    section.content.trim()
-                );
+                let content = section.content.trim();
+                text += &format!("\n## {}\n\n{content}\n\n*{provider}*\n", section.title);
             }
         }
+        text
     })
     .await
 }

@@ -4,18 +4,19 @@
 //! process and to no other.
 
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use clap::Args;
 use serde_json::Value;
-use tokio::signal::unix::{SignalKind, signal};
 
 use super::flags::WorkerFlags;
 use super::outcome::{self, Failure, status};
-use super::{follow, logging, start, task_file};
+use super::scratch::{self, Scratch};
+use super::signals::Signals;
+use super::{follow, logging, start, task_file, terminal};
 use crate::config::Config;
 use crate::queue::{Queue, QueueError, TaskId, WorkerPoolId};
 use crate::services::log::{LogOptions, Mirror};
@@ -36,46 +37,10 @@ pub(super) struct Arguments {
 pub(super) async fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
     let config = arguments.worker.load_quietly()?;
     logging::start(&config.log);
-    let scratch = Scratch::new(&config)?;
-    let outcome = exec(&arguments, &config, &scratch.0).await;
-    drop(scratch);
-    outcome
+    exec(&arguments, &config).await
 }
 
-/// A worker directory for one task. What a crash leaves of it is in nobody's way; `exec` removes it the next time.
-struct Scratch(PathBuf);
-
-impl Scratch {
-    fn new(config: &Config) -> Result<Self, Failure> {
-        let all = config.worker.state_directory.join("exec");
-        sweep(&all);
-        Ok(Scratch(all.join(slugid::v4())))
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        // What cannot be removed is tried again by the next one.
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
-}
-
-/// Directories of processes that are gone: nobody holds their lock.
-fn sweep(all: &Path) {
-    let Ok(entries) = std::fs::read_dir(all) else {
-        return;
-    };
-    for entry in entries.flatten() {
-        let Ok(lock) = std::fs::File::open(entry.path().join("lock")) else {
-            continue;
-        };
-        if rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive).is_ok() {
-            let _ = std::fs::remove_dir_all(entry.path());
-        }
-    }
-}
-
-async fn exec(arguments: &Arguments, config: &Config, directory: &Path) -> Result<ExitCode, Failure> {
+async fn exec(arguments: &Arguments, config: &Config) -> Result<ExitCode, Failure> {
     // The file first: what is wrong with it is said before anything is started.
     let name = format!(
         "exec-{}",
@@ -89,15 +54,36 @@ async fn exec(arguments: &Arguments, config: &Config, directory: &Path) -> Resul
         definition.remove("workerType");
     }
 
+    start::check(config)?;
     let located = start::locate_or_join(config).await?;
-    let parts = start::load(config, directory, &located, &pool).await?;
+    let scratch = Scratch::new(config);
+    let parts = start::load(config, scratch.path(), &located, &pool).await?;
+    parts.warn_of_missing_isolation();
+    let engine = &parts.assembly.engine;
+    scratch::recover_dead(config, &engine.engine, &engine.name).await;
     let mut connected = parts.connect(config, located, pool)?;
     let embedded = connected.embedded.take();
-    let outcome = run_task(arguments, config, &definition, parts, &connected).await;
-    if let Some(embedded) = embedded {
-        embedded.stop().await;
+    match run_task(arguments, config, &definition, parts, &connected).await {
+        Ok(Ended::Itself(outcome)) => {
+            if let Some(embedded) = embedded {
+                embedded.stop().await;
+            }
+            Ok(outcome)
+        }
+        Ok(Ended::Left) => {
+            // The journal in it says what is left.
+            scratch.keep();
+            Ok(status(130))
+        }
+        Err(failure) => Err(failure),
     }
-    outcome
+}
+
+enum Ended {
+    /// The task is resolved, and nothing of it is left.
+    Itself(ExitCode),
+    /// Somebody would not wait for that.
+    Left,
 }
 
 async fn run_task(
@@ -106,16 +92,16 @@ async fn run_task(
     definition: &Value,
     parts: start::Parts,
     connected: &start::Connected,
-) -> Result<ExitCode, Failure> {
+) -> Result<Ended, Failure> {
     let task = TaskId::random();
     match connected.client.create_task(&task, definition).await {
         Ok(_) => {}
         Err(QueueError::Invalid { message, .. }) => {
-            eprintln!(
+            terminal::say(format_args!(
                 "tcw-host: the queue refuses the task {}:\n{message}",
                 arguments.task.display()
-            );
-            return Ok(status(2));
+            ));
+            return Ok(Ended::Itself(status(2)));
         }
         Err(error) => return Err(error.into()),
     }
@@ -132,16 +118,21 @@ async fn run_task(
         ..WorkerOptions::default()
     };
     let queue: Arc<dyn Queue> = Arc::clone(&connected.client) as Arc<dyn Queue>;
+    let mut signals = Signals::new()?;
     let mut work =
         tokio::spawn(Worker::new(environment, Arc::clone(&queue), journal, options, commands).run());
     let exit = tokio::select! {
         exit = &mut work => exit.map_err(Failure::general)?,
-        left = cancel_on_signals(queue.as_ref(), &task) => return left,
+        cancelled = cancel_on_signal(&mut signals, queue.as_ref(), &task) => return cancelled,
     };
-    let report = report(arguments, queue.as_ref(), &task).await;
+    let reported = tokio::select! {
+        reported = report(arguments, queue.as_ref(), &task) => reported,
+        // The task is over; who interrupts now does not want its artifacts.
+        _ = signals.next() => return Ok(Ended::Itself(status(130))),
+    };
     match exit {
         Exit::Fatal(_) | Exit::Unhealthy(_) => Err(Failure::new(exit.to_string(), outcome::INTERNAL)),
-        _ => report,
+        _ => reported.map(Ended::Itself),
     }
 }
 
@@ -155,38 +146,35 @@ fn terminal() -> Mirror {
     })
 }
 
-/// The first signal cancels the task, which is then cleaned up and said; the second leaves at once.
-async fn cancel_on_signals(queue: &dyn Queue, task: &TaskId) -> Result<ExitCode, Failure> {
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(Failure::general)?;
-    let mut terminate = signal(SignalKind::terminate()).map_err(Failure::general)?;
-    tokio::select! {
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
+/// The first signal cancels the task, which is then cleaned up and reported; returns at the second, which does not wait
+/// for that.
+async fn cancel_on_signal(signals: &mut Signals, queue: &dyn Queue, task: &TaskId) -> Result<Ended, Failure> {
+    signals.next().await;
+    terminal::say("tcw-host: cancelling the task; once more to leave at once");
+    let cancelled = tokio::select! {
+        cancelled = queue.cancel_task(task) => cancelled,
+        _ = signals.next() => return Ok(Ended::Left),
+    };
+    if let Err(error) = cancelled {
+        terminal::say(format_args!("tcw-host: the task cannot be cancelled: {error}"));
     }
-    eprintln!("tcw-host: cancelling the task; once more to leave at once");
-    if let Err(error) = queue.cancel_task(task).await {
-        eprintln!("tcw-host: the task cannot be cancelled: {error}");
-    }
-    tokio::select! {
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
-    }
-    Ok(status(130))
+    signals.next().await;
+    Ok(Ended::Left)
 }
 
 async fn report(arguments: &Arguments, queue: &dyn Queue, task: &TaskId) -> Result<ExitCode, Failure> {
     let state = queue.status(task).await?;
     let artifacts = follow::artifacts(queue, task, arguments.artifacts.as_deref()).await?;
-    eprintln!("\ntask {task}: {}", outcome::in_words(&state));
+    terminal::say(format_args!("\ntask {task}: {}", outcome::in_words(&state)));
     if let Some(directory) = &arguments.artifacts {
         if !artifacts.is_empty() {
-            eprintln!("artifacts in {}:", directory.display());
+            terminal::say(format_args!("artifacts in {}:", directory.display()));
         }
     } else if !artifacts.is_empty() {
-        eprintln!("artifacts (--artifacts DIR puts them there):");
+        terminal::say("artifacts (--artifacts DIR puts them there):");
     }
     for artifact in artifacts {
-        eprintln!("  {} ({})", artifact.name, artifact.content_type);
+        terminal::say(format_args!("  {} ({})", artifact.name, artifact.content_type));
     }
     Ok(outcome::of_task(&state))
 }

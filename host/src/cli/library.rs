@@ -7,6 +7,7 @@ use clap::{Args, Subcommand};
 use serde_json::json;
 
 use super::outcome::{Failure, status};
+use super::terminal;
 use crate::library::{Inspection, LibraryError, find, inspect};
 
 #[derive(Args, Debug)]
@@ -38,7 +39,7 @@ pub(super) async fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
     // Reading files of many megabytes is nothing for the threads that poll.
     tokio::task::spawn_blocking(move || match arguments.command {
         Commands::List { paths } => list(&paths),
-        Commands::Inspect { files, json } => Ok(inspect_all(&files, json)),
+        Commands::Inspect { files, json } => inspect_all(&files, json),
     })
     .await
     .map_err(Failure::general)?
@@ -83,14 +84,12 @@ fn list(paths: &[PathBuf]) -> Result<ExitCode, Failure> {
         });
     }
     if rows.len() == 1 {
-        eprintln!(
+        let places: Vec<String> = paths.iter().map(|path| path.display().to_string()).collect();
+        terminal::say(format_args!(
             "tcw-host: there are no libraries in {}",
-            paths
-                .iter()
-                .map(|path| path.display().to_string())
-                .collect::<Vec<_>>()
-                .join(", ")
-        );
+            places.join(", ")
+        ));
+        return Ok(ExitCode::SUCCESS);
     }
     let widths: Vec<usize> = (0..6)
         .map(|column| {
@@ -100,14 +99,17 @@ fn list(paths: &[PathBuf]) -> Result<ExitCode, Failure> {
                 .unwrap_or(0)
         })
         .collect();
+    let mut text = String::new();
     for row in rows {
         let line: Vec<String> = row
             .iter()
             .zip(&widths)
             .map(|(cell, width)| format!("{cell:width$}"))
             .collect();
-        println!("{}", line.join("  ").trim_end());
+        text += line.join("  ").trim_end();
+        text.push('\n');
     }
+    terminal::print(text)?;
     Ok(if all_good { ExitCode::SUCCESS } else { status(1) })
 }
 
@@ -117,7 +119,7 @@ fn provides(manifest: &tcw_abi::manifest::Manifest) -> String {
     engine.into_iter().chain(plugins).collect::<Vec<_>>().join(", ")
 }
 
-fn inspect_all(files: &[PathBuf], json: bool) -> ExitCode {
+fn inspect_all(files: &[PathBuf], json: bool) -> Result<ExitCode, Failure> {
     let mut all_good = true;
     for file in files {
         let inspection = inspect::inspect_file(file);
@@ -126,13 +128,14 @@ fn inspect_all(files: &[PathBuf], json: bool) -> ExitCode {
             Err(error) => Some(error.clone()),
         };
         all_good &= refusal.is_none();
+        let inspection = inspection.as_ref().ok();
         if json {
-            println!("{}", as_json(inspection.as_ref().ok(), refusal.as_ref()));
+            terminal::print_line(as_json(inspection, refusal.as_ref()))?;
         } else {
-            show(inspection.as_ref().ok(), refusal.as_ref());
+            terminal::print(as_text(inspection, refusal.as_ref()))?;
         }
     }
-    if all_good { ExitCode::SUCCESS } else { status(1) }
+    Ok(if all_good { ExitCode::SUCCESS } else { status(1) })
 }
 
 fn as_json(inspection: Option<&Inspection>, refusal: Option<&LibraryError>) -> serde_json::Value {
@@ -147,10 +150,11 @@ fn as_json(inspection: Option<&Inspection>, refusal: Option<&LibraryError>) -> s
     })
 }
 
-fn show(inspection: Option<&Inspection>, refusal: Option<&LibraryError>) {
+fn as_text(inspection: Option<&Inspection>, refusal: Option<&LibraryError>) -> String {
+    let mut text = String::new();
     if let Some(inspection) = inspection {
         let manifest = &inspection.manifest;
-        println!("{} {}", manifest.name, manifest.version);
+        text += &format!("{} {}\n", manifest.name, manifest.version);
         let glibc = inspection
             .glibc
             .map_or_else(|| "none by name".to_owned(), |version| version.to_string());
@@ -168,11 +172,12 @@ fn show(inspection: Option<&Inspection>, refusal: Option<&LibraryError>) {
             ("size", format!("{} bytes", inspection.size)),
         ];
         for (name, value) in rows {
-            println!("  {name:9} {value}");
+            text += &format!("  {name:9} {value}\n");
         }
     }
     match refusal {
-        Some(error) => println!("  refused: {error}"),
-        None => println!("  this host can load it"),
+        Some(error) => text += &format!("  refused: {error}\n"),
+        None => text += "  this host can load it\n",
     }
+    text
 }

@@ -8,7 +8,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::config::{LogConfig, LogFormat};
 
-/// Starts it. What other crates say is of interest from warnings up, unless `TCW_LOG` asks for something else, in the
+/// Starts it. If nobody reads stderr any more the worker goes on (complaining about that on stderr would panic). What other crates say is of interest from warnings up, unless `TCW_LOG` asks for something else, in the
 /// form of `tracing`'s filters.
 pub(super) fn start(config: &LogConfig) {
     let level = config.level.as_str();
@@ -20,6 +20,7 @@ pub(super) fn start(config: &LogConfig) {
             .with(
                 tracing_subscriber::fmt::layer()
                     .json()
+                    .log_internal_errors(false)
                     .flatten_event(true)
                     .with_writer(std::io::stderr),
             )
@@ -27,6 +28,7 @@ pub(super) fn start(config: &LogConfig) {
         LogFormat::Text => registry
             .with(
                 tracing_subscriber::fmt::layer()
+                    .log_internal_errors(false)
                     .with_target(false)
                     .with_ansi(std::io::stderr().is_terminal())
                     .with_writer(std::io::stderr),
@@ -34,6 +36,6 @@ pub(super) fn start(config: &LogConfig) {
             .try_init(),
     };
     if let Err(error) = result {
-        eprintln!("tcw-host: the log cannot be started: {error}");
+        super::terminal::say(format_args!("tcw-host: the log cannot be started: {error}"));
     }
 }

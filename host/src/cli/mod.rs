@@ -12,9 +12,12 @@ mod outcome;
 mod recover;
 mod run;
 mod schema;
+mod scratch;
+mod signals;
 mod start;
 mod submit;
 mod task_file;
+mod terminal;
 
 use std::process::ExitCode;
 
@@ -91,9 +94,9 @@ pub fn main() -> ExitCode {
     let runtime = match runtime {
         Ok(runtime) => runtime,
         Err(error) => {
-            eprintln!(
+            terminal::say(format_args!(
                 "tcw-host: its threads cannot be started: {error}; raise the limits of processes and open files"
-            );
+            ));
             return ExitCode::FAILURE;
         }
     };
@@ -104,7 +107,7 @@ pub fn main() -> ExitCode {
     match outcome {
         Ok(code) => code,
         Err(failure) => {
-            eprintln!("tcw-host: {failure}");
+            terminal::say(format_args!("tcw-host: {failure}"));
             status(failure.status())
         }
     }

@@ -4,12 +4,13 @@ use std::process::ExitCode;
 
 use super::flags::WorkerFlags;
 use super::outcome::{Failure, status};
-use super::{logging, start};
+use super::{logging, start, terminal};
 use crate::worker::recover;
 
 pub(super) async fn run(flags: &WorkerFlags) -> Result<ExitCode, Failure> {
     let config = flags.load_quietly()?;
     logging::start(&config.log);
+    start::check(&config)?;
     let pool = start::pool(&config)?;
     let located = start::locate(&config).await?;
     let parts = start::load(&config, &start::worker_directory(&config), &located, &pool).await?;
@@ -18,16 +19,16 @@ pub(super) async fn run(flags: &WorkerFlags) -> Result<ExitCode, Failure> {
     let recovery = recover(
         &parts.journal,
         connected.client.as_ref(),
+        &connected.queue_name(),
         &engine.engine,
         &engine.name,
     )
     .await?;
-    for message in &recovery.messages {
-        println!("{message}");
-    }
-    if recovery.messages.is_empty() {
-        println!("nothing was left");
-    }
+    let messages = match recovery.messages.as_slice() {
+        [] => "nothing was left".to_owned(),
+        messages => messages.join("\n"),
+    };
+    terminal::print_line(messages)?;
     if let Some(embedded) = connected.embedded {
         embedded.stop().await;
     }

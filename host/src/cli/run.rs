@@ -3,10 +3,9 @@
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use tokio::signal::unix::{SignalKind, signal};
-
 use super::flags::WorkerFlags;
 use super::outcome::{Failure, status};
+use super::signals::Signals;
 use super::{logging, start};
 use crate::config::Config;
 use crate::queue::Queue;
@@ -28,16 +27,26 @@ pub(super) async fn run(flags: &WorkerFlags) -> Result<ExitCode, Failure> {
 }
 
 async fn work(config: &Config) -> Result<Exit, Failure> {
+    start::check(config)?;
     let pool = start::pool(config)?;
     let located = start::locate(config).await?;
     let parts = start::load(config, &start::worker_directory(config), &located, &pool).await?;
+    parts.warn_of_missing_isolation();
     let connected = parts.connect(config, located, pool)?;
     let journal = parts.journal.clone();
     let engine = (
         Arc::clone(&parts.assembly.engine.engine),
         parts.assembly.engine.name.clone(),
     );
-    let recovery = recover(&journal, connected.client.as_ref(), &engine.0, &engine.1).await?;
+    let queue_name = connected.queue_name();
+    let recovery = recover(
+        &journal,
+        connected.client.as_ref(),
+        &queue_name,
+        &engine.0,
+        &engine.1,
+    )
+    .await?;
     for message in &recovery.messages {
         tracing::warn!("left by an earlier process: {message}");
     }
@@ -61,47 +70,47 @@ async fn work(config: &Config) -> Result<Exit, Failure> {
     }
     let options = WorkerOptions {
         capacity: config.worker.capacity,
+        queue_name,
         number_of_tasks: config.worker.number_of_tasks,
         idle_timeout: config.worker.idle_timeout,
         cancellation_interval: config.worker.cancellation_interval,
         ..WorkerOptions::default()
     };
-    let embedded = connected.embedded;
-    let worker = Worker::new(environment, connected.client, journal, options, commands);
-    let mut work = tokio::spawn(worker.run());
-    let exit = tokio::select! {
-        exit = &mut work => exit,
-        second = stop_on_signals(control, embedded.as_ref()) => {
-            // The second signal does not wait for anything; the next start looks after what is left.
-            let second = second?;
-            tracing::warn!("a second signal: leaving at once; the next start resolves what still runs");
-            return Ok(second);
-        }
-    };
-    let exit = exit.map_err(Failure::general)?;
-    if let Some(embedded) = embedded {
-        embedded.stop().await;
+    let embedded = connected.embedded.map(Arc::new);
+    let mut worker = Worker::new(environment, connected.client, journal, options, commands);
+    if let Some(embedded) = &embedded {
+        let embedded = Arc::downgrade(embedded);
+        worker = worker.releasing_polls(move || {
+            if let Some(embedded) = embedded.upgrade() {
+                embedded.release_polls();
+            }
+        });
     }
-    Ok(exit)
+    let work = async {
+        let exit = tokio::spawn(worker.run()).await.map_err(Failure::general)?;
+        if let Some(embedded) = embedded.and_then(Arc::into_inner) {
+            embedded.stop().await;
+        }
+        Ok(exit)
+    };
+    tokio::select! {
+        exit = work => exit,
+        exit = stop_on_signals(&control) => exit,
+    }
 }
 
-/// The first signal asks the worker to stop: SIGINT after its tasks, SIGTERM at once. Returns at the second one.
-async fn stop_on_signals(
-    control: Control,
-    embedded: Option<&crate::queue::embedded::EmbeddedQueue>,
-) -> Result<Exit, Failure> {
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(Failure::general)?;
-    let mut terminate = signal(SignalKind::terminate()).map_err(Failure::general)?;
-    let stop = tokio::select! {
-        _ = interrupt.recv() => Stop::Graceful("interrupted (SIGINT)".into()),
-        _ = terminate.recv() => Stop::Now("terminated (SIGTERM)".into()),
-    };
-    control.send(Command::Stop(stop));
-    if let Some(embedded) = embedded {
-        embedded.release_polls();
+/// SIGINT asks the worker to stop after its tasks; SIGTERM, or SIGINT once more, to resolve them and stop. Returns at the
+/// signal after that, which does not wait for anything: the next start looks after what is left.
+async fn stop_on_signals(control: &Control) -> Result<Exit, Failure> {
+    let mut signals = Signals::new()?;
+    if signals.next().await == "SIGINT" {
+        control.send(Command::Stop(Stop::Graceful("interrupted (SIGINT)".into())));
+        let reason = format!("a second signal ({})", signals.next().await);
+        control.send(Command::Stop(Stop::Now(reason)));
+    } else {
+        control.send(Command::Stop(Stop::Now("terminated (SIGTERM)".into())));
     }
-    Ok(tokio::select! {
-        _ = interrupt.recv() => Exit::Graceful("a second signal".into()),
-        _ = terminate.recv() => Exit::Now("a second signal".into()),
-    })
+    let last = signals.next().await;
+    tracing::warn!("{last} once more: leaving at once; the next start resolves what still runs");
+    Ok(Exit::Now(format!("{last} once more")))
 }

@@ -6,7 +6,7 @@ use clap::Args;
 
 use super::flags::WorkerFlags;
 use super::outcome::Failure;
-use super::start;
+use super::{start, terminal};
 use crate::assembly::Assembly;
 use crate::config::{Config, QueueConfig};
 use crate::queue::Credentials;
@@ -23,21 +23,22 @@ pub(super) struct Arguments {
 pub(super) async fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
     with_assembly(&arguments.worker, |assembly| {
         if arguments.explain {
-            print!("{}", assembly.schema.explain().table(super::schema::width()));
+            assembly.schema.explain().table(width())
         } else {
-            println!("{:#}", assembly.schema.document());
+            format!("{:#}\n", assembly.schema.document())
         }
     })
     .await
 }
 
-/// Loads engine and plugins without a queue, looks at them, and leaves nothing behind.
+/// Loads engine and plugins without a queue, prints what `look` sees in them, and leaves nothing behind.
 pub(super) async fn with_assembly(
     flags: &WorkerFlags,
-    look: impl FnOnce(&Assembly),
+    look: impl FnOnce(&Assembly) -> String,
 ) -> Result<ExitCode, Failure> {
     let config: Config = flags.load_quietly()?;
     super::logging::start(&config.log);
+    start::check(&config)?;
     let pool = start::pool(&config)?;
     let directory = config.worker.state_directory.join("exec").join(slugid::v4());
     let root_url = match &config.queue {
@@ -51,13 +52,11 @@ pub(super) async fn with_assembly(
         embedded: None,
     };
     let loaded = start::load(&config, &directory, &nowhere, &pool).await;
-    let outcome = loaded.map(|parts| {
-        look(&parts.assembly);
-        ExitCode::SUCCESS
-    });
+    let text = loaded.map(|parts| look(&parts.assembly));
     // What cannot be removed is swept by the next `exec`.
     let _ = std::fs::remove_dir_all(&directory);
-    outcome
+    terminal::print(text?)?;
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Columns of the terminal; of a page, elsewhere.

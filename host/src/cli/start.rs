@@ -1,5 +1,7 @@
 //! What `run`, `exec`, `schema`, `docs` and `recover` have in common: from a configuration to a worker that is ready.
 
+use std::fs::DirBuilder;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
@@ -14,12 +16,12 @@ use crate::config::{Config, QueueConfig};
 use crate::library::inspect::inspect_file;
 use crate::library::{Diagnostics, Loader};
 use crate::queue::embedded::{EmbeddedConfig, EmbeddedQueue, StartError};
-use crate::queue::{ClientConfig, Credentials, QueueClient, WorkerIdentity, WorkerPoolId};
+use crate::queue::{ClientConfig, Credentials, Queue, QueueClient, WorkerIdentity, WorkerPoolId};
 use crate::services::log::LogOptions;
 use crate::services::worker::{LeaseStore, WorkerServices, WorkerServicesConfig};
 use crate::task::{Deadlines, TaskEnvironment};
-use crate::worker::journal::{Journal, OwnedLease};
-use crate::worker::{Commands, Control};
+use crate::worker::journal::{Journal, JournalError, OwnedLease};
+use crate::worker::{Commands, Control, EMBEDDED};
 
 /// Where a worker keeps its own things: a directory that it alone uses.
 pub(super) fn worker_directory(config: &Config) -> PathBuf {
@@ -33,6 +35,22 @@ pub(super) fn embedded_credentials(config: &Config) -> PathBuf {
 
 fn queue_directory(config: &Config) -> PathBuf {
     config.worker.state_directory.join("queue")
+}
+
+/// What can be told before anything is started: an engine is named, and there is a state directory.
+pub(super) fn check(config: &Config) -> Result<(), Failure> {
+    if config.libraries.engine.is_none() {
+        return Err(AssemblyError::NoEngine.into());
+    }
+    let directory = &config.worker.state_directory;
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(directory)
+        .map_err(|error| {
+            let path = directory.clone();
+            JournalError::Directory { path, error }.into()
+        })
 }
 
 /// A worker's libraries and services, without a queue yet.
@@ -98,13 +116,6 @@ pub(super) async fn load(
     })?;
     let loader = Loader::new(&config.worker.state_directory, Diagnostics::start());
     let assembly = assemble(config, &loader, &services).await?;
-    if assembly.engine.description.has(feature::ISOLATION_NONE) {
-        tracing::warn!(
-            engine = assembly.engine.name,
-            "isolation: none. Tasks run as this worker's own user and reach whatever it reaches: run only tasks that \
-             you would run yourself"
-        );
-    }
     Ok(Parts {
         assembly,
         services,
@@ -118,6 +129,18 @@ pub(super) async fn load(
 }
 
 impl Parts {
+    /// For commands that run tasks.
+    pub(super) fn warn_of_missing_isolation(&self) {
+        let engine = &self.assembly.engine;
+        if engine.description.has(feature::ISOLATION_NONE) {
+            tracing::warn!(
+                engine = engine.name,
+                "isolation: none. Tasks run as this worker's own user and reach whatever it reaches: run only tasks \
+                 that you would run yourself"
+            );
+        }
+    }
+
     /// A client in the worker's name; on the embedded queue the payload schema is registered too.
     pub(super) fn connect(
         &self,
@@ -181,6 +204,16 @@ fn header(config: &Config, pool: &WorkerPoolId) -> Vec<String> {
     std::iter::once(format!("Worker Type ({pool}) settings:"))
         .chain(settings.lines().map(|line| format!("  {line}")))
         .collect()
+}
+
+impl Connected {
+    /// What the journal calls the queue.
+    pub(super) fn queue_name(&self) -> String {
+        match self.embedded {
+            Some(_) => EMBEDDED.to_owned(),
+            None => self.client.root_url().to_owned(),
+        }
+    }
 }
 
 /// A queue that is known but not yet used.
@@ -272,8 +305,8 @@ pub(super) fn running(config: &Config) -> Result<Located, Failure> {
             config.worker.state_directory.display()
         ))
     };
-    let text =
-        std::fs::read_to_string(&path).map_err(|error| nobody(format!("{}: {error}", path.display())))?;
+    let text = std::fs::read_to_string(&path)
+        .map_err(|error| nobody(format!("{} cannot be read ({error})", path.display())))?;
     let known: Value =
         serde_json::from_str(&text).map_err(|error| nobody(format!("{}: {error}", path.display())))?;
     let field = |name: &str| known[name].as_str().map(str::to_owned);

@@ -1,6 +1,5 @@
 //! `tcw-host submit`: put a task into the queue, and follow it if asked.
 
-use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -9,7 +8,7 @@ use clap::Args;
 
 use super::flags::WorkerFlags;
 use super::outcome::{self, Failure, status};
-use super::{follow, logging, start, task_file};
+use super::{follow, logging, start, task_file, terminal};
 use crate::config::Config;
 use crate::queue::{ClientConfig, Queue, QueueClient, QueueError, TaskId, WorkerPoolId};
 
@@ -37,17 +36,15 @@ pub(super) async fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
     match queue.create_task(&task, &definition).await {
         Ok(_) => {}
         Err(QueueError::Invalid { message, .. }) => {
-            eprintln!(
+            terminal::say(format_args!(
                 "tcw-host: the queue refuses the task {}:\n{message}",
                 arguments.task.display()
-            );
+            ));
             return Ok(status(2));
         }
         Err(error) => return Err(error.into()),
     }
-    println!("{task}");
-    // Somebody who reads this through a pipe wants the id now.
-    let _ = std::io::stdout().flush();
+    terminal::print_line(&task)?;
     if !arguments.watch {
         return Ok(ExitCode::SUCCESS);
     }
@@ -78,7 +75,7 @@ async fn watch(queue: &QueueClient, task: &TaskId) -> Result<ExitCode, Failure> 
         let state = queue.status(task).await?;
         let words = outcome::in_words(&state);
         if words != last {
-            eprintln!("task {task}: {words}");
+            terminal::say(format_args!("task {task}: {words}"));
             last = words;
         }
         if state.state.is_resolved() {
@@ -88,11 +85,10 @@ async fn watch(queue: &QueueClient, task: &TaskId) -> Result<ExitCode, Failure> 
                 .find(|artifact| artifact.name == "public/logs/live_backing.log")
             {
                 let bytes = follow::content(queue, task, &log.name).await?;
-                // A reader that has gone does not change the task's outcome.
-                let _ = std::io::stdout().write_all(&bytes);
+                terminal::write(&bytes)?;
             }
             for artifact in artifacts {
-                eprintln!("  {} ({})", artifact.name, artifact.content_type);
+                terminal::say(format_args!("  {} ({})", artifact.name, artifact.content_type));
             }
             return Ok(outcome::of_task(&state));
         }

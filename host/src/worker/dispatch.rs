@@ -30,6 +30,10 @@ const HEALTH: Duration = Duration::from_secs(10);
 /// How long an engine that is not well, or a queue that does not answer, is left alone.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// How often a queue in this process is asked to end a poll that keeps the worker from leaving: the first time, the
+/// poll may not have reached it yet.
+const RELEASE: Duration = Duration::from_millis(100);
+
 type Key = (TaskId, RunId);
 
 /// A worker that is ready to run.
@@ -39,6 +43,7 @@ pub struct Worker {
     journal: Journal,
     options: WorkerOptions,
     commands: UnboundedReceiver<Command>,
+    release_polls: Option<Box<dyn Fn() + Send + Sync>>,
 }
 
 /// What is going on.
@@ -84,7 +89,16 @@ impl Worker {
             journal,
             options,
             commands: commands.0,
+            release_polls: None,
         }
+    }
+
+    /// `release` makes the queue answer polls at once: for a queue in this process, where nothing is lost by it. Without
+    /// it, a worker that leaves waits until its last poll has ended.
+    #[must_use]
+    pub fn releasing_polls(mut self, release: impl Fn() + Send + Sync + 'static) -> Self {
+        self.release_polls = Some(Box::new(release));
+        self
     }
 
     /// Tasks at one time: what was asked for, or what the engine can do if that is less.
@@ -124,6 +138,11 @@ impl Worker {
                 self.dispose(&mut state).await;
                 return exit;
             }
+            if self.waits_for_poll_only(&state)
+                && let Some(release) = &self.release_polls
+            {
+                release();
+            }
             let wake = self.next_wake(&state);
             tokio::select! {
                 biased;
@@ -141,12 +160,14 @@ impl Worker {
     /// When to look again although nothing happens.
     fn next_wake(&self, state: &State) -> Instant {
         let far = Instant::now() + Duration::from_secs(3600);
+        let release = self.release_polls.is_some() && self.waits_for_poll_only(state);
         [
+            release.then(|| Instant::now() + RELEASE),
             state.not_before,
             state.stop_by.map(tokio::time::Instant::into_std),
             self.options
                 .idle_timeout
-                .filter(|_| state.running.is_empty())
+                .filter(|_| state.running.is_empty() && !self.is_idle(state))
                 .map(|idle| state.idle_since + idle),
         ]
         .into_iter()
@@ -184,11 +205,18 @@ impl Worker {
         {
             return Some(Exit::Done);
         }
-        let idle = self
-            .options
-            .idle_timeout
-            .is_some_and(|bound| state.idle_since.elapsed() >= bound);
-        idle.then_some(Exit::Idle)
+        self.is_idle(state).then_some(Exit::Idle)
+    }
+
+    /// Nothing has run for the whole idle time-out.
+    fn is_idle(&self, state: &State) -> bool {
+        let bound = self.options.idle_timeout;
+        state.running.is_empty() && bound.is_some_and(|bound| state.idle_since.elapsed() >= bound)
+    }
+
+    /// A poll is under way, and what it brings is not wanted any more.
+    fn waits_for_poll_only(&self, state: &State) -> bool {
+        state.poll.is_some() && (state.stop.is_some() || state.fatal.is_some() || self.is_idle(state))
     }
 
     fn claim_if_free(&self, state: &mut State) {
@@ -206,13 +234,9 @@ impl Worker {
             .min(MOST_CLAIMS)
             .min(u32::try_from(wanted).unwrap_or(u32::MAX));
         let overdue = state.cleaning.len() >= CLEAN_UPS_PER_SLOT * capacity as usize;
-        let idle = self
-            .options
-            .idle_timeout
-            .is_some_and(|bound| taken == 0 && state.idle_since.elapsed() >= bound);
         if free == 0
             || overdue
-            || idle
+            || self.is_idle(state)
             || state.poll.is_some()
             || state.stop.is_some()
             || state.fatal.is_some()
@@ -279,7 +303,7 @@ impl Worker {
         let records = claims.iter().map(|claim| ClaimRecord {
             task_id: claim.task_id().clone(),
             run_id: claim.run_id,
-            root_url: self.queue.root_url().to_owned(),
+            queue: self.options.queue_name.clone(),
             credentials: claim.credentials.clone(),
         });
         if let Err(error) = self.journal.claimed(records.collect()).await {

@@ -70,8 +70,8 @@ pub struct ClaimRecord {
     pub task_id: TaskId,
     /// The run.
     pub run_id: RunId,
-    /// The queue it came from.
-    pub root_url: String,
+    /// The queue it came from: its root URL, or [`super::EMBEDDED`].
+    pub queue: String,
     /// Of the run, as they were at the last claim or reclaim.
     pub credentials: Credentials,
 }
@@ -149,7 +149,7 @@ impl Journal {
                     .prepare_cached(
                         "insert or replace into claims (task_id, run_id, root_url, credentials) values (?, ?, ?, ?)",
                     )?
-                    .execute(params![claim.task_id.as_str(), claim.run_id.0, claim.root_url, text(&claim.credentials)?])?;
+                    .execute(params![claim.task_id.as_str(), claim.run_id.0, claim.queue, text(&claim.credentials)?])?;
             }
             transaction.commit()
         })
@@ -198,7 +198,7 @@ impl Journal {
                         Ok::<_, rusqlite::Error>(ClaimRecord {
                             task_id,
                             run_id: RunId(row.get(1)?),
-                            root_url: row.get(2)?,
+                            queue: row.get(2)?,
                             credentials,
                         })
                     }))
@@ -360,7 +360,7 @@ mod tests {
         ClaimRecord {
             task_id: "fN1SbArXTPSVFNUvaOlinQ".parse().unwrap(),
             run_id: RunId(run),
-            root_url: "http://localhost".into(),
+            queue: "http://localhost".into(),
             credentials: serde_json::from_value(json!({"clientId": "c", "accessToken": "secret"})).unwrap(),
         }
     }

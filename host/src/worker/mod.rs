@@ -14,5 +14,5 @@ mod supervise;
 
 pub use control::{Command, Commands, Control, Stop};
 pub use dispatch::Worker;
-pub use options::{Exit, WorkerOptions};
-pub use recovery::{Recovery, recover};
+pub use options::{EMBEDDED, Exit, WorkerOptions};
+pub use recovery::{Recovery, recover, recover_leases};

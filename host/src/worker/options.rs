@@ -3,11 +3,17 @@
 use std::fmt;
 use std::time::Duration;
 
+/// What the journal calls the embedded queue: there is one for each state directory.
+pub const EMBEDDED: &str = "embedded";
+
 /// How a worker is to run.
 #[derive(Clone, Debug, PartialEq)]
 pub struct WorkerOptions {
     /// Tasks at one time, at least 1. The engine's own bound lowers it.
     pub capacity: u32,
+    /// What the journal calls the queue, so that the next start knows whether claims are of the same one. A root URL;
+    /// [`EMBEDDED`] for the queue of the state directory, whose port changes from start to start.
+    pub queue_name: String,
     /// Stop after this many tasks.
     pub number_of_tasks: Option<u64>,
     /// Stop when nothing was claimed for this long.
@@ -23,6 +29,7 @@ impl Default for WorkerOptions {
     fn default() -> Self {
         WorkerOptions {
             capacity: 1,
+            queue_name: EMBEDDED.to_owned(),
             number_of_tasks: None,
             idle_timeout: None,
             cancellation_interval: Duration::from_secs(60),

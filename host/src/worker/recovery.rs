@@ -18,21 +18,23 @@ pub struct Recovery {
     pub left: usize,
 }
 
-/// Tells the queue about the tasks that ran, and has the engine remove what they left.
+/// Tells the queue about the tasks that ran, and has the engine remove what they left. `queue_name` is what the journal
+/// calls the queue.
 pub async fn recover(
     journal: &Journal,
     queue: &dyn Queue,
+    queue_name: &str,
     engine: &Arc<dyn Engine>,
     library: &str,
 ) -> Result<Recovery, JournalError> {
     let mut recovery = Recovery::default();
     for claim in journal.open_claims().await? {
         let name = format!("task {} run {}", claim.task_id, claim.run_id.0);
-        if claim.root_url != queue.root_url() {
-            // Its queue has gone with the process, or the worker was pointed elsewhere: the claim expires there.
+        if claim.queue != queue_name {
+            // The worker was pointed elsewhere since: the claim expires there.
             recovery.messages.push(format!(
-                "{name}: its queue {} is not this worker's any more; its claim expires there",
-                claim.root_url
+                "{name}: it was claimed from another queue ({}), where its claim expires",
+                claim.queue
             ));
             journal.resolved(claim.task_id, claim.run_id).await?;
             continue;
@@ -53,6 +55,19 @@ pub async fn recover(
         }
         journal.resolved(claim.task_id, claim.run_id).await?;
     }
+    let leases = recover_leases(journal, engine, library).await?;
+    recovery.messages.extend(leases.messages);
+    recovery.left += leases.left;
+    Ok(recovery)
+}
+
+/// The second half of it: what the engine made for them.
+pub async fn recover_leases(
+    journal: &Journal,
+    engine: &Arc<dyn Engine>,
+    library: &str,
+) -> Result<Recovery, JournalError> {
+    let mut recovery = Recovery::default();
     let leases = journal.open_leases().await?;
     let (ours, others): (Vec<_>, Vec<_>) = leases.into_iter().partition(|lease| lease.library == library);
     for lease in &others {

@@ -1,6 +1,8 @@
 //! What the tests through real libraries share: where `tests/run.sh` (or cargo) built them.
 #![expect(dead_code, reason = "every test file uses a part of it")]
 
+pub(crate) mod cli;
+
 use std::path::{Path, PathBuf};
 
 /// The directory with this build's libraries: `target/debug` or `target/release`.

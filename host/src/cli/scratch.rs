@@ -1,0 +1,76 @@
+//! The directories of `exec`: a worker's directory for one task, removed with it.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use tcw_abi::engine::Engine;
+
+use super::terminal;
+use crate::config::Config;
+use crate::worker::journal::{Journal, JournalError};
+use crate::worker::recover_leases;
+
+/// One of them. It is removed when this is dropped.
+pub(super) struct Scratch(Option<PathBuf>);
+
+impl Scratch {
+    /// Not made yet: the journal does that.
+    pub(super) fn new(config: &Config) -> Self {
+        Scratch(Some(all(config).join(slugid::v4())))
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        self.0.as_deref().unwrap_or(Path::new(""))
+    }
+
+    /// Leaves it to [`recover_dead`] of a later process.
+    pub(super) fn keep(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        if let Some(path) = &self.0 {
+            // What cannot be removed is tried again by the next one.
+            let _ = std::fs::remove_dir_all(path);
+        }
+    }
+}
+
+fn all(config: &Config) -> PathBuf {
+    config.worker.state_directory.join("exec")
+}
+
+/// Removes what processes that are gone have left: directories whose lock nobody holds, and what their journals name.
+pub(super) async fn recover_dead(config: &Config, engine: &Arc<dyn Engine>, library: &str) {
+    let Ok(entries) = std::fs::read_dir(all(config)) else {
+        return;
+    };
+    for entry in entries.flatten() {
+        let path = entry.path();
+        // It is made under the lock. Without it, the owner may be about to lock.
+        if !path.join("journal.sqlite").exists() {
+            continue;
+        }
+        let left = match Journal::open(&path) {
+            // Somebody uses it.
+            Err(JournalError::Locked(_)) => continue,
+            Err(error) => Err(error),
+            Ok(journal) => recover_leases(&journal, engine, library).await,
+        };
+        match left {
+            Ok(recovery) if recovery.left == 0 => {
+                let _ = std::fs::remove_dir_all(&path);
+            }
+            Ok(recovery) => {
+                for message in recovery.messages {
+                    terminal::say(format_args!("tcw-host: left by an earlier exec: {message}"));
+                }
+            }
+            Err(error) => {
+                terminal::say(format_args!("tcw-host: left by an earlier exec: {error}"));
+            }
+        }
+    }
+}
