@@ -389,6 +389,33 @@ pub(crate) async fn hangs(providers: &Providers) {
     .await;
 }
 
+/// A library that uses services is not hanging, however long it takes.
+pub(crate) async fn busy_is_not_hanging(providers: &Providers) {
+    for (who, call) in [("a", "prepare"), ("engine", "start")] {
+        let mut setting = one(who, json!({call: "busy"}));
+        setting.deadlines.call = Duration::from_millis(400);
+        let stage = Stage::set(providers, setting).await;
+        let (report, _) = stage.run(payload()).await;
+        assert_eq!(report.resolution, Resolution::Completed, "{who}: {report:?}");
+    }
+}
+
+/// A call that heeds the cancellation that is fired because it takes too long: the task ends, the library is well.
+pub(crate) async fn overdue_but_well(providers: &Providers) {
+    let mut setting = one("engine", json!({"start": "until-cancelled"}));
+    setting.deadlines.call = Duration::from_millis(100);
+    let stage = Stage::set(providers, setting).await;
+    let (report, _) = stage.run(payload()).await;
+    assert_eq!(report.resolution, exception(ExceptionReason::InternalError));
+    assert!(report.unhealthy.is_empty(), "{report:?}");
+    stage.events.in_order(&[
+        "engine start heard InternalError",
+        "engine abort",
+        "a exception internal-error",
+    ]);
+    stage.is_clean("overdue");
+}
+
 /// `exception` hooks have a bound of their own, and do not keep the report.
 pub(crate) async fn exception_is_bounded(providers: &Providers) {
     let mut setting = only(json!({"exception": "hang"}));
