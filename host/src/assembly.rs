@@ -43,12 +43,20 @@ pub struct Assembly {
 impl Assembly {
     /// What the engine and the plugins say to the authors of tasks, with their names.
     pub fn documentation(&self) -> Vec<(String, Vec<Section>)> {
-        let engine = (format!("Engine {}", self.engine.name), self.engine.description.documentation.clone());
-        let plugins = self
-            .plugins
-            .iter()
-            .map(|plugin| (format!("Plugin {}", plugin.name), plugin.description.documentation.clone()));
-        std::iter::once(engine).chain(plugins).filter(|(_, sections)| !sections.is_empty()).collect()
+        let engine = (
+            format!("Engine {}", self.engine.name),
+            self.engine.description.documentation.clone(),
+        );
+        let plugins = self.plugins.iter().map(|plugin| {
+            (
+                format!("Plugin {}", plugin.name),
+                plugin.description.documentation.clone(),
+            )
+        });
+        std::iter::once(engine)
+            .chain(plugins)
+            .filter(|(_, sections)| !sections.is_empty())
+            .collect()
     }
 }
 
@@ -56,7 +64,9 @@ impl Assembly {
 #[derive(Debug, thiserror::Error)]
 pub enum AssemblyError {
     /// No engine was named.
-    #[error("no engine is given: add --engine ./libnative_engine.so, or `libraries: {{engine: ...}}` in the configuration")]
+    #[error(
+        "no engine is given: add --engine ./libnative_engine.so, or `libraries: {{engine: ...}}` in the configuration"
+    )]
     NoEngine,
     /// A library that is required was refused.
     #[error("{0}")]
@@ -80,7 +90,10 @@ pub enum AssemblyError {
         violations: Vec<Violation>,
     },
     /// A plugin is configured that is not there.
-    #[error("the configuration names {}, and no library provides that; there are: {known}. Take it out, or add its library to --plugins", list(unknown))]
+    #[error(
+        "the configuration names {}, and no library provides that; there are: {known}. Take it out, or add its library to --plugins",
+        list(unknown)
+    )]
     UnknownPlugins {
         /// Names.
         unknown: Vec<String>,
@@ -110,11 +123,19 @@ pub enum AssemblyError {
 }
 
 fn lines(items: &[impl fmt::Display]) -> String {
-    items.iter().map(|item| format!("  {item}")).collect::<Vec<_>>().join("\n")
+    items
+        .iter()
+        .map(|item| format!("  {item}"))
+        .collect::<Vec<_>>()
+        .join("\n")
 }
 
 fn list(names: &[String]) -> String {
-    names.iter().map(|name| format!("'{name}'")).collect::<Vec<_>>().join(", ")
+    names
+        .iter()
+        .map(|name| format!("'{name}'"))
+        .collect::<Vec<_>>()
+        .join(", ")
 }
 
 /// Loads what the configuration names and makes it ready for tasks.
@@ -130,17 +151,33 @@ pub async fn assemble(
     let mut libraries = vec![engine_library];
     let mut refused = Vec::new();
     find_plugins(config, loader, &mut libraries, &mut refused).await?;
-    let names: BTreeSet<&str> = libraries.iter().map(|library| library.manifest.name.as_str()).collect();
-    let missing: Vec<String> =
-        config.libraries.required.iter().filter(|name| !names.contains(name.as_str())).cloned().collect();
+    let names: BTreeSet<&str> = libraries
+        .iter()
+        .map(|library| library.manifest.name.as_str())
+        .collect();
+    let missing: Vec<String> = config
+        .libraries
+        .required
+        .iter()
+        .filter(|name| !names.contains(name.as_str()))
+        .cloned()
+        .collect();
     if !missing.is_empty() {
         return Err(AssemblyError::RequiredMissing(missing));
     }
 
-    let provided: BTreeSet<String> =
-        libraries.iter().flat_map(|library| library.manifest.plugins.iter().cloned()).collect();
-    let unknown: Vec<String> =
-        config.plugins.configuration.keys().chain(&config.plugins.disabled).filter(|name| !provided.contains(*name)).cloned().collect();
+    let provided: BTreeSet<String> = libraries
+        .iter()
+        .flat_map(|library| library.manifest.plugins.iter().cloned())
+        .collect();
+    let unknown: Vec<String> = config
+        .plugins
+        .configuration
+        .keys()
+        .chain(&config.plugins.disabled)
+        .filter(|name| !provided.contains(*name))
+        .cloned()
+        .collect();
     if !unknown.is_empty() {
         let known = provided.iter().cloned().collect::<Vec<_>>().join(", ");
         return Err(AssemblyError::UnknownPlugins { unknown, known });
@@ -188,7 +225,13 @@ pub async fn assemble(
     for left_out in schema.left_out() {
         tracing::warn!("{} {}: it is left out", left_out.provider, left_out.reason);
     }
-    Ok(Assembly { engine, plugins, schema: Arc::new(schema), libraries, refused })
+    Ok(Assembly {
+        engine,
+        plugins,
+        schema: Arc::new(schema),
+        libraries,
+        refused,
+    })
 }
 
 async fn load(loader: &Loader, path: &Path) -> Result<Result<Library, LibraryError>, tokio::task::JoinError> {
@@ -228,9 +271,15 @@ async fn find_plugins(
 
 /// A library that cannot be read has no name but its file's.
 fn is_required(config: &Config, path: &Path) -> bool {
-    let Some(stem) = path.file_stem().and_then(|stem| stem.to_str()) else { return false };
+    let Some(stem) = path.file_stem().and_then(|stem| stem.to_str()) else {
+        return false;
+    };
     let stem = stem.strip_prefix("lib").unwrap_or(stem);
-    let stem = stem.strip_suffix("_plugin").or_else(|| stem.strip_suffix("_engine")).unwrap_or(stem).replace('_', "-");
+    let stem = stem
+        .strip_suffix("_plugin")
+        .or_else(|| stem.strip_suffix("_engine"))
+        .unwrap_or(stem)
+        .replace('_', "-");
     config.libraries.required.contains(&stem)
 }
 
@@ -251,18 +300,36 @@ async fn make_engine(
             provides,
         });
     }
-    let provider =
-        Provider { kind: ProviderKind::Engine, name: manifest.name.clone(), library: library.file_name() };
-    let failed = |error| AssemblyError::Creation { provider: provider.clone(), error };
+    let provider = Provider {
+        kind: ProviderKind::Engine,
+        name: manifest.name.clone(),
+        library: library.file_name(),
+    };
+    let failed = |error| AssemblyError::Creation {
+        provider: provider.clone(),
+        error,
+    };
     let engines = within(library.root.engine_provider()).await.map_err(failed)?;
-    check(&provider, &engines.description().configuration_schema, &config.engine)?;
+    check(
+        &provider,
+        &engines.description().configuration_schema,
+        &config.engine,
+    )?;
     let made = engines.new_engine(services.for_library(&manifest.name), config.engine.clone());
     let engine = within(made).await.map_err(failed)?;
-    Ok(EngineSlot::new(manifest.name.clone(), library.file_name(), engine))
+    Ok(EngineSlot::new(
+        manifest.name.clone(),
+        library.file_name(),
+        engine,
+    ))
 }
 
 fn plugin_provider(library: &Library, name: &str) -> Provider {
-    Provider { kind: ProviderKind::Plugin, name: name.to_owned(), library: library.file_name() }
+    Provider {
+        kind: ProviderKind::Plugin,
+        name: name.to_owned(),
+        library: library.file_name(),
+    }
 }
 
 enum Made {
@@ -279,11 +346,20 @@ async fn make_plugin(
     services: &Arc<WorkerServices>,
     engine: &EngineSlot,
 ) -> Result<Made, AssemblyError> {
-    let failed = |error| AssemblyError::Creation { provider: provider.clone(), error };
+    let failed = |error| AssemblyError::Creation {
+        provider: provider.clone(),
+        error,
+    };
     let index = u32::try_from(index).unwrap_or(u32::MAX);
-    let plugins: Arc<dyn PluginProvider> = within(library.root.plugin_provider(index)).await.map_err(failed)?;
+    let plugins: Arc<dyn PluginProvider> = within(library.root.plugin_provider(index))
+        .await
+        .map_err(failed)?;
     let description = plugins.description();
-    if description.requires.iter().any(|feature| !engine.description.has(feature)) {
+    if description
+        .requires
+        .iter()
+        .any(|feature| !engine.description.has(feature))
+    {
         return Ok(Made::Lacking(description.requires));
     }
     let configuration = config.plugins.of(&provider.name);
@@ -291,7 +367,11 @@ async fn make_plugin(
     let handle = PluginEngine::new(Arc::clone(&engine.engine));
     let made = plugins.new_plugin(services.for_library(&provider.name), handle, configuration);
     let plugin = within(made).await.map_err(failed)?;
-    Ok(Made::Plugin(PluginSlot::new(provider.name.clone(), library.file_name(), plugin)))
+    Ok(Made::Plugin(PluginSlot::new(
+        provider.name.clone(),
+        library.file_name(),
+        plugin,
+    )))
 }
 
 fn check(provider: &Provider, schema: &Value, configuration: &Value) -> Result<(), AssemblyError> {
@@ -301,7 +381,10 @@ fn check(provider: &Provider, schema: &Value, configuration: &Value) -> Result<(
     };
     ObjectSchema::new(provider, place, schema)?
         .validate(configuration)
-        .map_err(|violations| AssemblyError::Configuration { provider: provider.clone(), violations })
+        .map_err(|violations| AssemblyError::Configuration {
+            provider: provider.clone(),
+            violations,
+        })
 }
 
 async fn within<T>(making: impl Future<Output = tcw_abi::Result<T>>) -> tcw_abi::Result<T> {
@@ -309,7 +392,10 @@ async fn within<T>(making: impl Future<Output = tcw_abi::Result<T>>) -> tcw_abi:
         Ok(made) => made,
         Err(_) => Err(tcw_abi::Error::new(
             tcw_abi::ErrorKind::TimedOut,
-            format!("it did not return within {} s; ask its vendor, or leave it out", CREATION.as_secs()),
+            format!(
+                "it did not return within {} s; ask its vendor, or leave it out",
+                CREATION.as_secs()
+            ),
         )),
     }
 }
@@ -322,7 +408,10 @@ impl PayloadCheck for SchemaCheck {
         match self.0.validate(payload) {
             Ok(split) => {
                 let plugins: BTreeMap<String, Value> = split.plugins;
-                Ok(PayloadParts { engine: split.engine, plugins })
+                Ok(PayloadParts {
+                    engine: split.engine,
+                    plugins,
+                })
             }
             Err(violations) => Err(violations.iter().map(Violation::to_string).collect()),
         }

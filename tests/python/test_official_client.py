@@ -1,7 +1,8 @@
 """The official Taskcluster client for Python, unchanged, against a queue that speaks the same API.
 
 Reads TASKCLUSTER_ROOT_URL, TASKCLUSTER_CLIENT_ID and TASKCLUSTER_ACCESS_TOKEN, as the client itself does. With
-TCW_TEST_TASK_ID, it also fetches the log of that task, which has to have ended, and looks for TCW_TEST_LOG_TEXT in it.
+TCW_TEST_TASK_ID, it also fetches the log of that task, which has to have ended, and looks for TCW_TEST_LOG_TEXT in it;
+with TCW_TEST_POOL it has a worker of that pool run a task.
 
     python3 -m unittest tests/python/test_official_client.py
 """
@@ -9,6 +10,7 @@ TCW_TEST_TASK_ID, it also fetches the log of that task, which has to have ended,
 import datetime
 import gzip
 import os
+import time
 import unittest
 
 import requests
@@ -130,9 +132,37 @@ class OfficialClient(unittest.TestCase):
 
     @unittest.skipUnless("TCW_TEST_TASK_ID" in os.environ, "TCW_TEST_TASK_ID is not set")
     def test_the_log_of_a_task(self):
-        task_id = os.environ["TCW_TEST_TASK_ID"]
+        self.check_log(os.environ["TCW_TEST_TASK_ID"], os.environ.get("TCW_TEST_LOG_TEXT", ""))
+
+    @unittest.skipUnless("TCW_TEST_POOL" in os.environ, "TCW_TEST_POOL, a pool that a worker serves, is not set")
+    def test_a_task_runs_and_its_log_and_artifact_are_fetched(self):
+        task_id = taskcluster.slugId()
+        payload = {
+            "maxRunTime": 60,
+            "env": {"GREETING": "hello from Python"},
+            "command": [["/bin/sh", "-c", 'echo "$GREETING"; echo "in a file" > file.txt']],
+            "artifacts": [{"type": "file", "path": "file.txt", "name": "public/file.txt"}],
+        }
+        queue().createTask(task_id, task_definition(taskQueueId=os.environ["TCW_TEST_POOL"], payload=payload))
+        self.assertEqual(self.resolved(task_id)["state"], "completed")
+        self.check_log(task_id, "\nhello from Python\n")
+        response = requests.get(queue().buildUrl("getLatestArtifact", task_id, "public/file.txt"), timeout=60)
+        self.assertEqual(response.text, "in a file\n")
+
+    def resolved(self, task_id):
+        """The task's status once it is resolved; fails after a minute."""
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            status = queue().status(task_id)["status"]
+            if status["state"] not in ("unscheduled", "pending", "running"):
+                return status
+            time.sleep(0.05)
+        raise AssertionError(f"task {task_id} is not resolved: {status}")
+
+    def check_log(self, task_id, text):
+        """The log can be had in both ways, and holds the text."""
         log = fetch_log_by_redirect(task_id)
-        self.assertIn(os.environ.get("TCW_TEST_LOG_TEXT", ""), log)
+        self.assertIn(text, log)
         self.assertEqual(fetch_log_by_helper(task_id), log)
         names = [artifact["name"] for artifact in queue().listLatestArtifacts(task_id)["artifacts"]]
         self.assertIn(LOG, names)

@@ -17,7 +17,7 @@ pub(super) struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Commands {
     /// Read file, environment and flags, and print what applies, without secrets
-    Check(WorkerFlags),
+    Check(Box<WorkerFlags>),
     /// The JSON Schema of the file, for editors
     Schema,
     /// Every key of the file as a table in Markdown

@@ -11,7 +11,11 @@ pub(super) async fn run(flags: &WorkerFlags) -> Result<ExitCode, Failure> {
         println!("# Tasks for the engine {}\n", assembly.engine.name);
         for (provider, sections) in assembly.documentation() {
             for section in sections {
-                println!("## {}\n\n{}\n\n*{provider}*\n", section.title, section.content.trim());
+                println!(
+                    "## {}\n\n{}\n\n*{provider}*\n",
+                    section.title,
+                    section.content.trim()
+                );
             }
         }
     })

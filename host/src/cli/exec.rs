@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use clap::Args;
+use serde_json::Value;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::flags::WorkerFlags;
@@ -61,9 +62,13 @@ impl Drop for Scratch {
 
 /// Directories of processes that are gone: nobody holds their lock.
 fn sweep(all: &Path) {
-    let Ok(entries) = std::fs::read_dir(all) else { return };
+    let Ok(entries) = std::fs::read_dir(all) else {
+        return;
+    };
     for entry in entries.flatten() {
-        let Ok(lock) = std::fs::File::open(entry.path().join("lock")) else { continue };
+        let Ok(lock) = std::fs::File::open(entry.path().join("lock")) else {
+            continue;
+        };
         if rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive).is_ok() {
             let _ = std::fs::remove_dir_all(entry.path());
         }
@@ -72,9 +77,12 @@ fn sweep(all: &Path) {
 
 async fn exec(arguments: &Arguments, config: &Config, directory: &Path) -> Result<ExitCode, Failure> {
     // The file first: what is wrong with it is said before anything is started.
-    let name = format!("exec-{}", &slugid::v4().to_lowercase().replace(['_', '-'], "0")[..16]);
+    let name = format!(
+        "exec-{}",
+        &slugid::v4().to_lowercase().replace(['_', '-'], "0")[..16]
+    );
     let pool = WorkerPoolId::new("local", &name).map_err(Failure::general)?;
-    let mut definition = task_file::read(&arguments.task, Some(&pool))?;
+    let mut definition = task_file::read(&arguments.task, &pool)?;
     definition["taskQueueId"] = pool.to_string().into();
     if let Some(definition) = definition.as_object_mut() {
         definition.remove("provisionerId");
@@ -82,22 +90,41 @@ async fn exec(arguments: &Arguments, config: &Config, directory: &Path) -> Resul
     }
 
     let located = start::locate_or_join(config).await?;
-    let parts = start::load(config, directory, &located).await?;
-    let connected = parts.connect(config, located, pool)?;
+    let parts = start::load(config, directory, &located, &pool).await?;
+    let mut connected = parts.connect(config, located, pool)?;
+    let embedded = connected.embedded.take();
+    let outcome = run_task(arguments, config, &definition, parts, &connected).await;
+    if let Some(embedded) = embedded {
+        embedded.stop().await;
+    }
+    outcome
+}
+
+async fn run_task(
+    arguments: &Arguments,
+    config: &Config,
+    definition: &Value,
+    parts: start::Parts,
+    connected: &start::Connected,
+) -> Result<ExitCode, Failure> {
     let task = TaskId::random();
-    match connected.client.create_task(&task, &definition).await {
+    match connected.client.create_task(&task, definition).await {
         Ok(_) => {}
         Err(QueueError::Invalid { message, .. }) => {
-            eprintln!("tcw-host: the queue refuses the task {}:\n{message}", arguments.task.display());
+            eprintln!(
+                "tcw-host: the queue refuses the task {}:\n{message}",
+                arguments.task.display()
+            );
             return Ok(status(2));
         }
         Err(error) => return Err(error.into()),
     }
     let journal = parts.journal.clone();
-    let (environment, commands) = parts.environment(
-        &connected.pool,
-        LogOptions { mirror: Some(terminal()), ..LogOptions::default() },
-    );
+    let log = LogOptions {
+        mirror: Some(terminal()),
+        ..LogOptions::default()
+    };
+    let (environment, commands) = parts.environment(config, &connected.pool, log);
     let options = WorkerOptions {
         number_of_tasks: Some(1),
         // Somebody who pressed Ctrl-C is watching.
@@ -105,15 +132,13 @@ async fn exec(arguments: &Arguments, config: &Config, directory: &Path) -> Resul
         ..WorkerOptions::default()
     };
     let queue: Arc<dyn Queue> = Arc::clone(&connected.client) as Arc<dyn Queue>;
-    let mut work = tokio::spawn(Worker::new(environment, Arc::clone(&queue), journal, options, commands).run());
+    let mut work =
+        tokio::spawn(Worker::new(environment, Arc::clone(&queue), journal, options, commands).run());
     let exit = tokio::select! {
         exit = &mut work => exit.map_err(Failure::general)?,
         left = cancel_on_signals(queue.as_ref(), &task) => return left,
     };
     let report = report(arguments, queue.as_ref(), &task).await;
-    if let Some(embedded) = connected.embedded {
-        embedded.stop().await;
-    }
     match exit {
         Exit::Fatal(_) | Exit::Unhealthy(_) => Err(Failure::new(exit.to_string(), outcome::INTERNAL)),
         _ => report,

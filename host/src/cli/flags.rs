@@ -92,6 +92,10 @@ impl WorkerFlags {
                 _ => Some("trace".to_owned()),
             },
         };
-        Sources { file: self.config.clone(), environment: Environment::process(), flags }
+        Sources {
+            file: self.config.clone(),
+            environment: Environment::process(),
+            flags,
+        }
     }
 }

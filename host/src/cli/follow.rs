@@ -16,7 +16,9 @@ pub(super) async fn artifacts(
     directory: Option<&Path>,
 ) -> Result<Vec<Artifact>, Failure> {
     let artifacts = queue.list_artifacts(task, None).await?;
-    let Some(directory) = directory else { return Ok(artifacts) };
+    let Some(directory) = directory else {
+        return Ok(artifacts);
+    };
     for artifact in &artifacts {
         if artifact.storage_type != "s3" && artifact.storage_type != "object" {
             continue;
@@ -24,8 +26,10 @@ pub(super) async fn artifacts(
         let bytes = content(queue, task, &artifact.name).await?;
         let path = beneath(directory, &artifact.name)
             .ok_or_else(|| Failure::general(format!("the artifact name '{}' is no path", artifact.name)))?;
-        let written =
-            path.parent().map_or(Ok(()), fs::create_dir_all).and_then(|()| fs::write(&path, &bytes));
+        let written = path
+            .parent()
+            .map_or(Ok(()), fs::create_dir_all)
+            .and_then(|()| fs::write(&path, &bytes));
         written.map_err(|error| Failure::general(format!("{}: {error}", path.display())))?;
     }
     Ok(artifacts)
@@ -35,10 +39,19 @@ pub(super) async fn artifacts(
 pub(super) async fn content(queue: &dyn Queue, task: &TaskId, name: &str) -> Result<Vec<u8>, Failure> {
     let url = queue.latest_artifact_url(task, name).await?;
     let failed = |error: reqwest::Error| {
-        Failure::general(format!("the artifact '{name}' cannot be fetched: {}", error.without_url()))
+        Failure::general(format!(
+            "the artifact '{name}' cannot be fetched: {}",
+            error.without_url()
+        ))
     };
-    let response = reqwest::get(url).await.and_then(reqwest::Response::error_for_status).map_err(failed)?;
-    let gzip = response.headers().get("content-encoding").is_some_and(|encoding| encoding == "gzip");
+    let response = reqwest::get(url)
+        .await
+        .and_then(reqwest::Response::error_for_status)
+        .map_err(failed)?;
+    let gzip = response
+        .headers()
+        .get("content-encoding")
+        .is_some_and(|encoding| encoding == "gzip");
     let bytes = response.bytes().await.map_err(failed)?;
     if !gzip {
         return Ok(bytes.into());
@@ -53,7 +66,9 @@ pub(super) async fn content(queue: &dyn Queue, task: &TaskId, name: &str) -> Res
 /// A name as a path that stays in the directory.
 fn beneath(directory: &Path, name: &str) -> Option<PathBuf> {
     let path = Path::new(name);
-    path.components().all(|part| matches!(part, Component::Normal(_))).then(|| directory.join(path))
+    path.components()
+        .all(|part| matches!(part, Component::Normal(_)))
+        .then(|| directory.join(path))
 }
 
 #[cfg(test)]
@@ -63,7 +78,10 @@ mod tests {
     #[test]
     fn names_stay_beneath() {
         let directory = Path::new("/d");
-        assert_eq!(beneath(directory, "public/a.txt"), Some(PathBuf::from("/d/public/a.txt")));
+        assert_eq!(
+            beneath(directory, "public/a.txt"),
+            Some(PathBuf::from("/d/public/a.txt"))
+        );
         assert_eq!(beneath(directory, "../a"), None);
         assert_eq!(beneath(directory, "/etc/passwd"), None);
     }

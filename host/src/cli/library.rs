@@ -61,21 +61,51 @@ fn list(paths: &[PathBuf]) -> Result<ExitCode, Failure> {
             Ok(inspection)
         });
         rows.push(match loadable {
-            Ok(Inspection { manifest, .. }) => {
-                [manifest.name.clone(), manifest.version.clone(), manifest.abi.version.clone(), provides(&manifest), "loadable".into(), path.display().to_string()]
-            }
+            Ok(Inspection { manifest, .. }) => [
+                manifest.name.clone(),
+                manifest.version.clone(),
+                manifest.abi.version.clone(),
+                provides(&manifest),
+                "loadable".into(),
+                path.display().to_string(),
+            ],
             Err(error) => {
                 all_good = false;
-                ["-".into(), "-".into(), "-".into(), "-".into(), format!("refused: {}", error.found), path.display().to_string()]
+                [
+                    "-".into(),
+                    "-".into(),
+                    "-".into(),
+                    "-".into(),
+                    format!("refused: {}", error.found),
+                    path.display().to_string(),
+                ]
             }
         });
     }
     if rows.len() == 1 {
-        eprintln!("tcw-host: there are no libraries in {}", paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", "));
+        eprintln!(
+            "tcw-host: there are no libraries in {}",
+            paths
+                .iter()
+                .map(|path| path.display().to_string())
+                .collect::<Vec<_>>()
+                .join(", ")
+        );
     }
-    let widths: Vec<usize> = (0..6).map(|column| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0)).collect();
+    let widths: Vec<usize> = (0..6)
+        .map(|column| {
+            rows.iter()
+                .map(|row| row[column].chars().count())
+                .max()
+                .unwrap_or(0)
+        })
+        .collect();
     for row in rows {
-        let line: Vec<String> = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}")).collect();
+        let line: Vec<String> = row
+            .iter()
+            .zip(&widths)
+            .map(|(cell, width)| format!("{cell:width$}"))
+            .collect();
         println!("{}", line.join("  ").trim_end());
     }
     Ok(if all_good { ExitCode::SUCCESS } else { status(1) })
@@ -121,7 +151,9 @@ fn show(inspection: Option<&Inspection>, refusal: Option<&LibraryError>) {
     if let Some(inspection) = inspection {
         let manifest = &inspection.manifest;
         println!("{} {}", manifest.name, manifest.version);
-        let glibc = inspection.glibc.map_or_else(|| "none by name".to_owned(), |version| version.to_string());
+        let glibc = inspection
+            .glibc
+            .map_or_else(|| "none by name".to_owned(), |version| version.to_string());
         let rows = [
             ("path", inspection.path.display().to_string()),
             ("provides", provides(manifest)),

@@ -73,10 +73,16 @@ pub fn main() -> ExitCode {
             // Help and version are no errors and go to stdout.
             let failed = error.use_stderr();
             let _ = error.print();
-            return if failed { status(outcome::USAGE) } else { ExitCode::SUCCESS };
+            return if failed {
+                status(outcome::USAGE)
+            } else {
+                ExitCode::SUCCESS
+            };
         }
     };
-    let threads = std::thread::available_parallelism().map_or(2, usize::from).clamp(2, 8);
+    let threads = std::thread::available_parallelism()
+        .map_or(2, usize::from)
+        .clamp(2, 8);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(threads)
         .thread_name("tcw-host")
@@ -85,7 +91,9 @@ pub fn main() -> ExitCode {
     let runtime = match runtime {
         Ok(runtime) => runtime,
         Err(error) => {
-            eprintln!("tcw-host: its threads cannot be started: {error}; raise the limits of processes and open files");
+            eprintln!(
+                "tcw-host: its threads cannot be started: {error}; raise the limits of processes and open files"
+            );
             return ExitCode::FAILURE;
         }
     };

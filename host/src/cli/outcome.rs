@@ -29,7 +29,10 @@ pub struct Failure {
 
 impl Failure {
     pub(super) fn new(message: impl Into<String>, status: u8) -> Self {
-        Failure { message: message.into(), status }
+        Failure {
+            message: message.into(),
+            status,
+        }
     }
 
     pub(super) fn general(message: impl fmt::Display) -> Self {
@@ -104,7 +107,9 @@ pub(super) fn of_task(task: &TaskStatus) -> ExitCode {
 
 /// How a task ended, in words: `completed`, `exception (malformed-payload)`.
 pub(super) fn in_words(task: &TaskStatus) -> String {
-    let state = serde_json::to_value(task.state).ok().and_then(|state| state.as_str().map(str::to_owned));
+    let state = serde_json::to_value(task.state)
+        .ok()
+        .and_then(|state| state.as_str().map(str::to_owned));
     let state = state.unwrap_or_else(|| format!("{:?}", task.state));
     match task.runs.last().and_then(|run| run.reason_resolved.as_deref()) {
         Some(reason) if task.state == TaskState::Exception => format!("{state} ({reason})"),

@@ -10,12 +10,18 @@ use crate::worker::recover;
 pub(super) async fn run(flags: &WorkerFlags) -> Result<ExitCode, Failure> {
     let config = flags.load_quietly()?;
     logging::start(&config.log);
+    let pool = start::pool(&config)?;
     let located = start::locate(&config).await?;
-    let parts = start::load(&config, &start::worker_directory(&config), &located).await?;
-    let pool = parts.pool(&config)?;
+    let parts = start::load(&config, &start::worker_directory(&config), &located, &pool).await?;
     let connected = parts.connect(&config, located, pool)?;
     let engine = &parts.assembly.engine;
-    let recovery = recover(&parts.journal, connected.client.as_ref(), &engine.engine, &engine.name).await?;
+    let recovery = recover(
+        &parts.journal,
+        connected.client.as_ref(),
+        &engine.engine,
+        &engine.name,
+    )
+    .await?;
     for message in &recovery.messages {
         println!("{message}");
     }
@@ -25,5 +31,9 @@ pub(super) async fn run(flags: &WorkerFlags) -> Result<ExitCode, Failure> {
     if let Some(embedded) = connected.embedded {
         embedded.stop().await;
     }
-    Ok(if recovery.left == 0 { ExitCode::SUCCESS } else { status(1) })
+    Ok(if recovery.left == 0 {
+        ExitCode::SUCCESS
+    } else {
+        status(1)
+    })
 }

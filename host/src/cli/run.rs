@@ -28,18 +28,21 @@ pub(super) async fn run(flags: &WorkerFlags) -> Result<ExitCode, Failure> {
 }
 
 async fn work(config: &Config) -> Result<Exit, Failure> {
+    let pool = start::pool(config)?;
     let located = start::locate(config).await?;
-    let parts = start::load(config, &start::worker_directory(config), &located).await?;
-    let pool = parts.pool(config)?;
+    let parts = start::load(config, &start::worker_directory(config), &located, &pool).await?;
     let connected = parts.connect(config, located, pool)?;
     let journal = parts.journal.clone();
-    let engine = (Arc::clone(&parts.assembly.engine.engine), parts.assembly.engine.name.clone());
+    let engine = (
+        Arc::clone(&parts.assembly.engine.engine),
+        parts.assembly.engine.name.clone(),
+    );
     let recovery = recover(&journal, connected.client.as_ref(), &engine.0, &engine.1).await?;
     for message in &recovery.messages {
         tracing::warn!("left by an earlier process: {message}");
     }
     let control = parts.control.clone();
-    let (environment, commands) = parts.environment(&connected.pool, LogOptions::default());
+    let (environment, commands) = parts.environment(config, &connected.pool, LogOptions::default());
     tracing::info!(
         worker_pool = %connected.pool,
         worker_group = config.worker.group,

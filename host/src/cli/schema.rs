@@ -38,14 +38,19 @@ pub(super) async fn with_assembly(
 ) -> Result<ExitCode, Failure> {
     let config: Config = flags.load_quietly()?;
     super::logging::start(&config.log);
+    let pool = start::pool(&config)?;
     let directory = config.worker.state_directory.join("exec").join(slugid::v4());
     let root_url = match &config.queue {
         QueueConfig::Deployment(deployment) => deployment.root_url.clone(),
         QueueConfig::Embedded(_) => "http://localhost".to_owned(),
     };
     // Nobody is asked anything, so nobody's credentials are needed.
-    let nowhere = start::Located { root_url, credentials: Credentials::new("", ""), embedded: None };
-    let loaded = start::load(&config, &directory, &nowhere).await;
+    let nowhere = start::Located {
+        root_url,
+        credentials: Credentials::new("", ""),
+        embedded: None,
+    };
+    let loaded = start::load(&config, &directory, &nowhere, &pool).await;
     let outcome = loaded.map(|parts| {
         look(&parts.assembly);
         ExitCode::SUCCESS

@@ -9,8 +9,9 @@ use tcw_abi::engine::{LeaseRecord, feature};
 use tcw_abi::services::{LeaseRequest, WorkerInfo};
 
 use super::outcome::{Failure, INVALID};
-use crate::assembly::{Assembly, SchemaCheck, assemble};
+use crate::assembly::{Assembly, AssemblyError, SchemaCheck, assemble};
 use crate::config::{Config, QueueConfig};
+use crate::library::inspect::inspect_file;
 use crate::library::{Diagnostics, Loader};
 use crate::queue::embedded::{EmbeddedConfig, EmbeddedQueue, StartError};
 use crate::queue::{ClientConfig, Credentials, QueueClient, WorkerIdentity, WorkerPoolId};
@@ -53,16 +54,33 @@ pub(super) struct Connected {
     pub(super) pool: WorkerPoolId,
 }
 
+/// The pool of this worker: the configured one, or one of its engine's name for the embedded queue.
+pub(super) fn pool(config: &Config) -> Result<WorkerPoolId, Failure> {
+    let pool = match (&config.worker.pool, &config.libraries.engine) {
+        (Some(pool), _) => WorkerPoolId::new(&pool.provisioner_id, &pool.worker_type),
+        (None, Some(engine)) => WorkerPoolId::new("local", &inspect_file(engine)?.manifest.name),
+        (None, None) => return Err(AssemblyError::NoEngine.into()),
+    };
+    pool.map_err(|error| Failure::new(error.to_string(), INVALID))
+}
+
 /// Locks `directory`, opens its journal and loads the libraries. `root_url` is told to them.
-pub(super) async fn load(config: &Config, directory: &Path, queue: &Located) -> Result<Parts, Failure> {
+pub(super) async fn load(
+    config: &Config,
+    directory: &Path,
+    queue: &Located,
+    pool: &WorkerPoolId,
+) -> Result<Parts, Failure> {
     let journal = {
         let directory = directory.to_owned();
-        tokio::task::spawn_blocking(move || Journal::open(&directory)).await.map_err(Failure::general)??
+        tokio::task::spawn_blocking(move || Journal::open(&directory))
+            .await
+            .map_err(Failure::general)??
     };
     let (control, commands) = Control::new();
     let credentials: Arc<OnceLock<Credentials>> = Arc::default();
     let worker = WorkerInfo {
-        worker_pool_id: config.worker.pool.as_ref().map(ToString::to_string).unwrap_or_default(),
+        worker_pool_id: pool.to_string(),
         worker_group: config.worker.group.clone(),
         worker_id: config.worker.id.clone(),
         root_url: queue.root_url.clone(),
@@ -100,15 +118,6 @@ pub(super) async fn load(config: &Config, directory: &Path, queue: &Located) -> 
 }
 
 impl Parts {
-    /// The pool of this worker: the configured one, or one of its own for the embedded queue.
-    pub(super) fn pool(&self, config: &Config) -> Result<WorkerPoolId, Failure> {
-        let (provisioner, worker_type) = match &config.worker.pool {
-            Some(pool) => (pool.provisioner_id.clone(), pool.worker_type.clone()),
-            None => ("local".to_owned(), self.assembly.engine.name.clone()),
-        };
-        WorkerPoolId::new(&provisioner, &worker_type).map_err(|error| Failure::new(error.to_string(), INVALID))
-    }
-
     /// A client in the worker's name; on the embedded queue the payload schema is registered too.
     pub(super) fn connect(
         &self,
@@ -117,7 +126,12 @@ impl Parts {
         pool: WorkerPoolId,
     ) -> Result<Connected, Failure> {
         if let Some(embedded) = &located.embedded {
-            embedded.register_worker_type(&pool, self.assembly.schema.document()).map_err(Failure::general)?;
+            let schema = Arc::clone(&self.assembly.schema);
+            let rules = move |payload: &Value| match schema.validate(payload) {
+                Ok(_) => Vec::new(),
+                Err(violations) => violations.iter().map(ToString::to_string).collect(),
+            };
+            embedded.register_payload_rules(&pool, Arc::new(rules));
         }
         // The first wins; there is only one.
         let _ = self.credentials.set(located.credentials.clone());
@@ -126,26 +140,47 @@ impl Parts {
             group: config.worker.group.clone(),
             id: config.worker.id.clone(),
         };
-        let client =
-            QueueClient::new(ClientConfig::new(located.root_url, Some(located.credentials)).with_worker(identity))?;
-        Ok(Connected { client: Arc::new(client), embedded: located.embedded, pool })
+        let client = QueueClient::new(
+            ClientConfig::new(located.root_url, Some(located.credentials)).with_worker(identity),
+        )?;
+        Ok(Connected {
+            client: Arc::new(client),
+            embedded: located.embedded,
+            pool,
+        })
     }
 
     /// What tasks run with. `log` says where their logs go beside the artifact.
-    pub(super) fn environment(self, pool: &WorkerPoolId, log: LogOptions) -> (Arc<TaskEnvironment>, Commands) {
+    pub(super) fn environment(
+        self,
+        config: &Config,
+        pool: &WorkerPoolId,
+        log: LogOptions,
+    ) -> (Arc<TaskEnvironment>, Commands) {
         let environment = TaskEnvironment {
             payloads: Arc::new(SchemaCheck(Arc::clone(&self.assembly.schema))),
             engine: self.assembly.engine,
             plugins: self.assembly.plugins,
-            worker: WorkerInfo { worker_pool_id: pool.to_string(), ..self.worker },
+            worker: self.worker,
             services: self.services,
             tasks_directory: self.directory.join("tasks"),
             log,
-            log_header: Vec::new(),
+            log_header: header(config, pool),
             deadlines: Deadlines::default(),
         };
         (Arc::new(environment), self.commands)
     }
+}
+
+/// What stands at the top of every task log, in generic-worker's form.
+fn header(config: &Config, pool: &WorkerPoolId) -> Vec<String> {
+    if config.worker.metadata.is_empty() {
+        return Vec::new();
+    }
+    let settings = format!("{:#}", Value::Object(config.worker.metadata.clone()));
+    std::iter::once(format!("Worker Type ({pool}) settings:"))
+        .chain(settings.lines().map(|line| format!("  {line}")))
+        .collect()
 }
 
 /// A queue that is known but not yet used.
@@ -165,7 +200,10 @@ pub(super) async fn locate(config: &Config) -> Result<Located, Failure> {
                 credentials: Credentials {
                     client_id: credentials.client_id.clone(),
                     access_token: credentials.access_token.reveal().to_owned(),
-                    certificate: credentials.certificate.as_ref().map(|text| text.reveal().to_owned()),
+                    certificate: credentials
+                        .certificate
+                        .as_ref()
+                        .map(|text| text.reveal().to_owned()),
                 },
                 embedded: None,
             })
@@ -218,7 +256,10 @@ pub(super) fn running(config: &Config) -> Result<Located, Failure> {
             credentials: Credentials {
                 client_id: credentials.client_id.clone(),
                 access_token: credentials.access_token.reveal().to_owned(),
-                certificate: credentials.certificate.as_ref().map(|text| text.reveal().to_owned()),
+                certificate: credentials
+                    .certificate
+                    .as_ref()
+                    .map(|text| text.reveal().to_owned()),
             },
             embedded: None,
         });
@@ -231,8 +272,10 @@ pub(super) fn running(config: &Config) -> Result<Located, Failure> {
             config.worker.state_directory.display()
         ))
     };
-    let text = std::fs::read_to_string(&path).map_err(|error| nobody(format!("{}: {error}", path.display())))?;
-    let known: Value = serde_json::from_str(&text).map_err(|error| nobody(format!("{}: {error}", path.display())))?;
+    let text =
+        std::fs::read_to_string(&path).map_err(|error| nobody(format!("{}: {error}", path.display())))?;
+    let known: Value =
+        serde_json::from_str(&text).map_err(|error| nobody(format!("{}: {error}", path.display())))?;
     let field = |name: &str| known[name].as_str().map(str::to_owned);
     match (field("rootUrl"), field("clientId"), field("accessToken")) {
         (Some(root_url), Some(client_id), Some(access_token)) => Ok(Located {
@@ -251,13 +294,27 @@ struct Leases(Journal);
 impl LeaseStore for Leases {
     async fn record(&self, library: &str, request: LeaseRequest) -> tcw_abi::Result<String> {
         let id = slugid::v4();
-        let lease = LeaseRecord { id: id.clone(), schema_version: request.schema_version, data: request.data };
-        let owned = OwnedLease { library: library.to_owned(), sha256: String::new(), lease };
-        self.0.lease(owned).await.map_err(|error| tcw_abi::Error::internal(error.to_string()))?;
+        let lease = LeaseRecord {
+            id: id.clone(),
+            schema_version: request.schema_version,
+            data: request.data,
+        };
+        let owned = OwnedLease {
+            library: library.to_owned(),
+            sha256: String::new(),
+            lease,
+        };
+        self.0
+            .lease(owned)
+            .await
+            .map_err(|error| tcw_abi::Error::internal(error.to_string()))?;
         Ok(id)
     }
 
     async fn release(&self, id: &str) -> tcw_abi::Result<()> {
-        self.0.release(id.to_owned()).await.map_err(|error| tcw_abi::Error::internal(error.to_string()))
+        self.0
+            .release(id.to_owned())
+            .await
+            .map_err(|error| tcw_abi::Error::internal(error.to_string()))
     }
 }

@@ -31,13 +31,16 @@ const INTERVAL: Duration = Duration::from_millis(500);
 pub(super) async fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
     let config = arguments.worker.load_quietly()?;
     logging::start(&config.log);
-    let definition = task_file::read(&arguments.task, pool(&config)?.as_ref())?;
+    let definition = task_file::read(&arguments.task, &pool(&config)?)?;
     let queue = client(&config)?;
     let task = TaskId::random();
     match queue.create_task(&task, &definition).await {
         Ok(_) => {}
         Err(QueueError::Invalid { message, .. }) => {
-            eprintln!("tcw-host: the queue refuses the task {}:\n{message}", arguments.task.display());
+            eprintln!(
+                "tcw-host: the queue refuses the task {}:\n{message}",
+                arguments.task.display()
+            );
             return Ok(status(2));
         }
         Err(error) => return Err(error.into()),
@@ -51,23 +54,22 @@ pub(super) async fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
     watch(&queue, &task).await
 }
 
-/// The worker pool that is configured; the embedded queue's worker is `local/native` unless it says otherwise.
-fn pool(config: &Config) -> Result<Option<WorkerPoolId>, Failure> {
-    let pool = match (&config.worker.pool, &config.libraries.engine) {
-        (Some(pool), _) => WorkerPoolId::new(&pool.provisioner_id, &pool.worker_type),
-        (None, Some(engine)) => {
-            let inspection = crate::library::inspect::inspect_file(engine)?;
-            WorkerPoolId::new("local", &inspection.manifest.name)
-        }
-        (None, None) => WorkerPoolId::new("local", "native"),
-    };
-    pool.map(Some).map_err(Failure::usage)
+/// Where the task runs if it does not say. Beside an embedded queue that is the pool of the native engine, unless flags
+/// or the configuration say otherwise.
+fn pool(config: &Config) -> Result<WorkerPoolId, Failure> {
+    match (&config.worker.pool, &config.libraries.engine) {
+        (None, None) => WorkerPoolId::new("local", "native").map_err(Failure::usage),
+        _ => start::pool(config),
+    }
 }
 
 /// A client of the deployment, or of the embedded queue that runs with this state directory.
 pub(super) fn client(config: &Config) -> Result<QueueClient, Failure> {
     let located = start::running(config)?;
-    Ok(QueueClient::new(ClientConfig::new(located.root_url, Some(located.credentials)))?)
+    Ok(QueueClient::new(ClientConfig::new(
+        located.root_url,
+        Some(located.credentials),
+    ))?)
 }
 
 async fn watch(queue: &QueueClient, task: &TaskId) -> Result<ExitCode, Failure> {
@@ -81,7 +83,10 @@ async fn watch(queue: &QueueClient, task: &TaskId) -> Result<ExitCode, Failure> 
         }
         if state.state.is_resolved() {
             let artifacts = follow::artifacts(queue, task, None).await?;
-            if let Some(log) = artifacts.iter().find(|artifact| artifact.name == "public/logs/live_backing.log") {
+            if let Some(log) = artifacts
+                .iter()
+                .find(|artifact| artifact.name == "public/logs/live_backing.log")
+            {
                 let bytes = follow::content(queue, task, &log.name).await?;
                 // A reader that has gone does not change the task's outcome.
                 let _ = std::io::stdout().write_all(&bytes);

@@ -16,8 +16,25 @@ use crate::schema::nearest;
 
 /// What a definition may hold (`schemas/queue/v1/create-task-request.json` of the published references).
 const KEYS: &[&str] = &[
-    "taskQueueId", "provisionerId", "workerType", "schedulerId", "projectId", "taskGroupId", "dependencies", "requires",
-    "routes", "priority", "retries", "created", "deadline", "expires", "scopes", "payload", "metadata", "tags", "extra",
+    "taskQueueId",
+    "provisionerId",
+    "workerType",
+    "schedulerId",
+    "projectId",
+    "taskGroupId",
+    "dependencies",
+    "requires",
+    "routes",
+    "priority",
+    "retries",
+    "created",
+    "deadline",
+    "expires",
+    "scopes",
+    "payload",
+    "metadata",
+    "tags",
+    "extra",
 ];
 
 /// How long a task may take if it does not say.
@@ -27,7 +44,7 @@ const DEADLINE: Duration = Duration::hours(24);
 const KEPT: Duration = Duration::days(14);
 
 /// Reads a task file and completes it. `pool` is where it runs if it does not say.
-pub(super) fn read(path: &Path, pool: Option<&WorkerPoolId>) -> Result<Value, Failure> {
+pub(super) fn read(path: &Path, pool: &WorkerPoolId) -> Result<Value, Failure> {
     let text = std::fs::read_to_string(path)
         .map_err(|error| Failure::usage(format!("the task file {}: {error}", path.display())))?;
     let document = Document::parse(&text).map_err(|error| {
@@ -38,12 +55,7 @@ pub(super) fn read(path: &Path, pool: Option<&WorkerPoolId>) -> Result<Value, Fa
         .map_err(|error| Failure::usage(format!("the task file {}: {error}", path.display())))
 }
 
-fn complete(
-    value: Value,
-    path: &Path,
-    pool: Option<&WorkerPoolId>,
-    now: DateTime<Utc>,
-) -> Result<Value, String> {
+fn complete(value: Value, path: &Path, pool: &WorkerPoolId, now: DateTime<Utc>) -> Result<Value, String> {
     let Value::Object(mut task) = value else {
         return Err("it has to be an object with at least `payload`".into());
     };
@@ -60,10 +72,6 @@ fn complete(
         return Err("it has no `payload`, which says what to run".into());
     }
     if !task.contains_key("taskQueueId") && !task.contains_key("provisionerId") {
-        let pool = pool.ok_or(
-            "it has no `taskQueueId`, and no --worker-pool says where it is to run; with the embedded queue that is \
-             local/ENGINE",
-        )?;
         task.insert("taskQueueId".into(), json!(pool.to_string()));
     }
     let time = |task: &Map<String, Value>, key: &str| -> Result<Option<DateTime<Utc>>, String> {
@@ -82,7 +90,9 @@ fn complete(
     task.insert("created".into(), json!(format_time(created)));
     task.insert("deadline".into(), json!(format_time(deadline)));
     task.insert("expires".into(), json!(format_time(expires)));
-    let name = path.file_stem().map_or_else(|| "task".into(), |stem| stem.to_string_lossy().into_owned());
+    let name = path
+        .file_stem()
+        .map_or_else(|| "task".into(), |stem| stem.to_string_lossy().into_owned());
     let metadata = task.entry("metadata").or_insert_with(|| json!({}));
     if let Some(metadata) = metadata.as_object_mut() {
         let defaults = [
@@ -105,7 +115,7 @@ mod tests {
     fn completed(task: Value) -> Result<Value, String> {
         let pool = WorkerPoolId::new("local", "native").unwrap();
         let now = "2026-01-01T00:00:00.000Z".parse().unwrap();
-        complete(task, Path::new("dir/hello.yml"), Some(&pool), now)
+        complete(task, Path::new("dir/hello.yml"), &pool, now)
     }
 
     #[test]
@@ -134,7 +144,10 @@ mod tests {
             completed(json!({"payloud": {}})).unwrap_err(),
             "`payloud` is no key of a task; did you mean `payload`?"
         );
-        assert_eq!(completed(json!([])).unwrap_err(), "it has to be an object with at least `payload`");
+        assert_eq!(
+            completed(json!([])).unwrap_err(),
+            "it has to be an object with at least `payload`"
+        );
         assert_eq!(
             completed(json!({"payload": {}, "deadline": "soon"})).unwrap_err(),
             "`deadline` has to be a time such as 2026-01-25T23:31:13.787Z"

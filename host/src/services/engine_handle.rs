@@ -13,7 +13,7 @@ pub struct PluginEngine(Arc<dyn Engine>);
 
 impl PluginEngine {
     /// A handle for plugins.
-    pub fn new(engine: Arc<dyn Engine>) -> Arc<dyn EngineHandle> {
+    pub fn of(engine: Arc<dyn Engine>) -> Arc<dyn EngineHandle> {
         Arc::new(PluginEngine(engine))
     }
 }

@@ -31,12 +31,10 @@ impl Claimed {
 
     pub(super) async fn prepare(self) -> Result<Prepared, Interrupted> {
         let task = self.task;
-        for line in &task.env.log_header {
-            task.say(LogLevel::Info, line).await;
-        }
-        task.say(LogLevel::Info, format!("Task ID: {}", task.claim.task_id()))
-            .await;
-        task.say(LogLevel::Info, "=== Task Starting ===").await;
+        let mut header = task.env.log_header.clone();
+        header.push(format!("Task ID: {}", task.claim.task_id()));
+        header.push("=== Task Starting ===".to_owned());
+        task.say(LogLevel::Info, header.join("\n")).await;
 
         let mut calls = Calls::new(&task);
         let raw = &task.claim.task.payload;
@@ -216,14 +214,16 @@ pub(super) async fn settle(task: &Task, calls: &mut Calls) -> Result<(), Cause> 
     }
 }
 
-/// Whether the author wrote any of a provider's keys: others may be there by default.
+/// Whether the author wrote any of a provider's keys: others may be there by default, and several providers may have
+/// keys within one object.
 fn overlaps(part: &Value, raw: &Value) -> bool {
-    match (part, raw) {
-        (Value::Object(part), Value::Object(raw)) => part
-            .iter()
-            .any(|(key, value)| raw.get(key).is_some_and(|raw| overlaps(value, raw))),
-        _ => true,
-    }
+    let (Value::Object(part), Value::Object(raw)) = (part, raw) else {
+        return true;
+    };
+    part.iter().any(|(key, value)| {
+        let empty = value.as_object().is_some_and(serde_json::Map::is_empty);
+        raw.get(key).is_some_and(|raw| empty || overlaps(value, raw))
+    })
 }
 
 #[cfg(test)]
@@ -242,5 +242,6 @@ mod tests {
             &raw
         ));
         assert!(!overlaps(&json!({}), &raw));
+        assert!(overlaps(&json!({"mounts": {}}), &json!({"mounts": {}})));
     }
 }

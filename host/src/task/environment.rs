@@ -75,9 +75,18 @@ impl Occupancy {
         self.count.fetch_add(1, Ordering::AcqRel);
     }
 
-    pub(super) fn give_back(&self) {
-        self.count.fetch_sub(1, Ordering::AcqRel);
-        self.released.notify_waiters();
+    /// Gives one back when the guard is dropped: also when giving the engine's object back panics.
+    pub(super) fn giving_back(&self) -> GivingBack<'_> {
+        GivingBack(self)
+    }
+}
+
+pub(super) struct GivingBack<'a>(&'a Occupancy);
+
+impl Drop for GivingBack<'_> {
+    fn drop(&mut self) {
+        self.0.count.fetch_sub(1, Ordering::AcqRel);
+        self.0.released.notify_waiters();
     }
 }
 

@@ -205,10 +205,14 @@ async fn publish(task: &Arc<Task>, reason: tcw_abi::plugin::ExceptionReason) {
         });
     }
     let bound = task.env.deadlines.exception;
-    let mut faults = match tokio::time::timeout(bound, calls.rest()).await {
-        Ok(faults) => faults,
-        Err(_) => Vec::new(),
+    let mut faults = Vec::new();
+    let all = async {
+        while let Some(end) = calls.next().await {
+            faults.extend(end);
+        }
     };
+    // What is left then is told to stop, below.
+    let _ = tokio::time::timeout(bound, all).await;
     if !calls.is_empty() {
         tracing::warn!(
             task_id = %task.claim.task_id(),

@@ -17,6 +17,8 @@ pub(super) struct Fault {
     pub(super) error: Error,
     /// The library that was called; empty for the host itself.
     pub(super) library: String,
+    /// The call, for those who run the worker. Those who wrote the task need no names of functions.
+    pub(super) place: String,
     /// The library panicked or hung.
     pub(super) unhealthy: bool,
 }
@@ -27,6 +29,7 @@ impl Fault {
         Fault {
             error,
             library: String::new(),
+            place: "host".to_owned(),
             unhealthy: false,
         }
     }
@@ -35,41 +38,41 @@ impl Fault {
     pub(super) fn answered(library: &str, place: &str, error: Error) -> Self {
         Fault {
             unhealthy: error.kind() == ErrorKind::Panicked,
-            // Those who wrote the task need no names of functions; those who run the worker do.
-            error: match error.kind().handling() {
-                Handling::NonFatal | Handling::Fatal => error.context(place),
-                _ => error,
-            },
+            error,
             library: library.to_owned(),
+            place: place.to_owned(),
         }
     }
 
     /// The call did not return in time.
     pub(super) fn hung(library: &str, place: &str, after: &str) -> Self {
-        let message = format!("{place} did not return {after}");
+        let message = format!("it did not return {after}");
         Fault {
             error: Error::new(ErrorKind::TimedOut, message),
             library: library.to_owned(),
+            place: place.to_owned(),
             unhealthy: true,
         }
     }
 
     /// The call panicked, in this process's own code or in a library that was linked in.
     pub(super) fn panicked(library: &str, place: &str, payload: Box<dyn Any + Send>) -> Self {
-        let message = format!("{place} panicked: {}", panic_text(payload));
+        let message = format!("it panicked: {}", panic_text(payload));
         Fault {
             error: Error::new(ErrorKind::Panicked, message),
             library: library.to_owned(),
+            place: place.to_owned(),
             unhealthy: true,
         }
     }
 
     /// The task was given up, and the call with it.
     pub(super) fn given_up(library: &str, place: &str) -> Self {
-        let message = format!("{place} was given up together with the task");
+        let message = "it was given up together with the task";
         Fault {
             error: Error::new(ErrorKind::Cancelled, message),
             library: library.to_owned(),
+            place: place.to_owned(),
             unhealthy: false,
         }
     }

@@ -139,12 +139,9 @@ impl Remains {
                 return Ok(());
             }
         }
-        let counted = matches!(held, Held::Builder(_));
-        let given_back = give_back(held).await;
-        if counted {
-            self.env.engine.occupancy.give_back();
-        }
-        given_back
+        // A sandbox or a result set stands for a builder that was counted, and given back, before.
+        let _counted = matches!(held, Held::Builder(_)).then(|| self.env.engine.occupancy.giving_back());
+        give_back(held).await
     }
 
     /// The sandbox is gone with all it left.
@@ -168,9 +165,8 @@ impl Remains {
         if matches!(held, Held::Nothing) {
             return Ok(());
         }
-        let given_back = give_back(held).await;
-        self.env.engine.occupancy.give_back();
-        given_back
+        let _counted = self.env.engine.occupancy.giving_back();
+        give_back(held).await
     }
 }
 

@@ -156,6 +156,7 @@ impl Task {
                     task_id = %self.claim.task_id(),
                     run_id = self.claim.run_id.0,
                     library = fault.library,
+                    call = fault.place,
                     error = %fault.error,
                     "a library could not do its part of the task"
                 ),
@@ -174,6 +175,7 @@ impl Task {
                     task_id = %self.claim.task_id(),
                     run_id = self.claim.run_id.0,
                     library = fault.library,
+                    call = fault.place,
                     error = %fault.error,
                     "an error while the task is ended"
                 ),
@@ -217,7 +219,8 @@ impl Task {
             kind = fault.error.kind().name(),
             detail = %fault.error.detail(),
             unhealthy = fault.unhealthy,
-            "{}",
+            "{}: {}",
+            fault.place,
             fault.error.message()
         );
     }

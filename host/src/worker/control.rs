@@ -58,7 +58,11 @@ impl Control {
     }
 
     fn ask(&self, command: Command) -> Result<()> {
-        if self.send(command) { Ok(()) } else { Err(Error::violation("the worker has ended")) }
+        if self.send(command) {
+            Ok(())
+        } else {
+            Err(Error::violation("the worker has ended"))
+        }
     }
 }
 
@@ -73,11 +77,16 @@ impl WorkerControl for Control {
     }
 
     async fn pause(&self, library: &str, reason: String) -> Result<()> {
-        self.ask(Command::Pause { library: library.to_owned(), reason })
+        self.ask(Command::Pause {
+            library: library.to_owned(),
+            reason,
+        })
     }
 
     async fn resume(&self, library: &str) -> Result<()> {
-        self.ask(Command::Resume { library: library.to_owned() })
+        self.ask(Command::Resume {
+            library: library.to_owned(),
+        })
     }
 
     async fn report_error(&self, library: &str, report: ErrorReport) -> Result<()> {

@@ -14,7 +14,9 @@ use super::journal::{ClaimRecord, Journal};
 use super::options::{Exit, WorkerOptions};
 use super::supervise::keep_claim;
 use crate::queue::{Claim, ExceptionReason, Queue, QueueError, RunId, TaskId, TaskStatus};
-use crate::task::{self, Resolution, TaskControl, TaskEnvironment, TaskEvent, TaskReport, WorkerEffect, task_control};
+use crate::task::{
+    self, Resolution, TaskControl, TaskEnvironment, TaskEvent, TaskReport, WorkerEffect, task_control,
+};
 
 /// At most so many tasks a call: the queue's own bound.
 const MOST_CLAIMS: u32 = 32;
@@ -76,12 +78,23 @@ impl Worker {
         options: WorkerOptions,
         commands: Commands,
     ) -> Self {
-        Worker { environment, queue, journal, options, commands: commands.0 }
+        Worker {
+            environment,
+            queue,
+            journal,
+            options,
+            commands: commands.0,
+        }
     }
 
     /// Tasks at one time: what was asked for, or what the engine can do if that is less.
     fn capacity(&self) -> u32 {
-        let most = self.environment.engine.description.max_concurrency.unwrap_or(u32::MAX);
+        let most = self
+            .environment
+            .engine
+            .description
+            .max_concurrency
+            .unwrap_or(u32::MAX);
         self.options.capacity.clamp(1, most.max(1))
     }
 
@@ -131,7 +144,10 @@ impl Worker {
         [
             state.not_before,
             state.stop_by.map(tokio::time::Instant::into_std),
-            self.options.idle_timeout.filter(|_| state.running.is_empty()).map(|idle| state.idle_since + idle),
+            self.options
+                .idle_timeout
+                .filter(|_| state.running.is_empty())
+                .map(|idle| state.idle_since + idle),
         ]
         .into_iter()
         .flatten()
@@ -140,7 +156,10 @@ impl Worker {
     }
 
     fn ended(&self, state: &State) -> Option<Exit> {
-        if state.stop_by.is_some_and(|bound| tokio::time::Instant::now() >= bound) {
+        if state
+            .stop_by
+            .is_some_and(|bound| tokio::time::Instant::now() >= bound)
+        {
             let left = state.running.len();
             return Some(Exit::Fatal(format!(
                 "{left} tasks did not end within {} s; the next start resolves them",
@@ -158,10 +177,17 @@ impl Worker {
             Some(Stop::Graceful(reason)) => return Some(Exit::Graceful(reason.clone())),
             None => {}
         }
-        if self.options.number_of_tasks.is_some_and(|most| state.claimed >= most) {
+        if self
+            .options
+            .number_of_tasks
+            .is_some_and(|most| state.claimed >= most)
+        {
             return Some(Exit::Done);
         }
-        let idle = self.options.idle_timeout.is_some_and(|bound| state.idle_since.elapsed() >= bound);
+        let idle = self
+            .options
+            .idle_timeout
+            .is_some_and(|bound| state.idle_since.elapsed() >= bound);
         idle.then_some(Exit::Idle)
     }
 
@@ -171,10 +197,19 @@ impl Worker {
         }
         let capacity = self.capacity();
         let taken = u32::try_from(state.running.len()).unwrap_or(u32::MAX);
-        let wanted = self.options.number_of_tasks.map_or(u64::MAX, |most| most.saturating_sub(state.claimed));
-        let free = capacity.saturating_sub(taken).min(MOST_CLAIMS).min(u32::try_from(wanted).unwrap_or(u32::MAX));
+        let wanted = self
+            .options
+            .number_of_tasks
+            .map_or(u64::MAX, |most| most.saturating_sub(state.claimed));
+        let free = capacity
+            .saturating_sub(taken)
+            .min(MOST_CLAIMS)
+            .min(u32::try_from(wanted).unwrap_or(u32::MAX));
         let overdue = state.cleaning.len() >= CLEAN_UPS_PER_SLOT * capacity as usize;
-        let idle = self.options.idle_timeout.is_some_and(|bound| taken == 0 && state.idle_since.elapsed() >= bound);
+        let idle = self
+            .options
+            .idle_timeout
+            .is_some_and(|bound| taken == 0 && state.idle_since.elapsed() >= bound);
         if free == 0
             || overdue
             || idle
@@ -192,7 +227,9 @@ impl Worker {
                 Ok(Ok(health)) if health.healthy => {}
                 Ok(Ok(health)) => return Poll::Unwell(health.reason),
                 Ok(Err(error)) => return Poll::Unwell(error.to_string()),
-                Err(_) => return Poll::Unwell(format!("it did not say how it is within {} s", HEALTH.as_secs())),
+                Err(_) => {
+                    return Poll::Unwell(format!("it did not say how it is within {} s", HEALTH.as_secs()));
+                }
             }
             match queue.claim_work(free).await {
                 Ok(claims) => Poll::Claims(claims),
@@ -248,7 +285,11 @@ impl Worker {
         if let Err(error) = self.journal.claimed(records.collect()).await {
             tracing::error!(%error, "claims cannot be written down, so they are given back");
             for claim in &claims {
-                let given_back = self.queue.for_claim(claim).report_exception(ExceptionReason::WorkerShutdown).await;
+                let given_back = self
+                    .queue
+                    .for_claim(claim)
+                    .report_exception(ExceptionReason::WorkerShutdown)
+                    .await;
                 if let Err(error) = given_back {
                     tracing::error!(task_id = %claim.task_id(), %error, "a claim could not be given back; it expires");
                 }
@@ -297,7 +338,11 @@ impl Worker {
         state.cleaning.spawn(async move { run.await.map(|_| ()) });
     }
 
-    async fn resolved(&self, state: &mut State, ended: Result<(Key, Option<TaskReport>), tokio::task::JoinError>) {
+    async fn resolved(
+        &self,
+        state: &mut State,
+        ended: Result<(Key, Option<TaskReport>), tokio::task::JoinError>,
+    ) {
         let Ok((key, report)) = ended else {
             tracing::error!("a task's supervisor failed; the worker stops so that its claim is looked after");
             self.stop_now(state, "a task's supervisor failed");
@@ -312,18 +357,14 @@ impl Worker {
             self.report_non_fatal();
             return;
         };
-        tracing::info!(
-            task_id = %key.0,
-            run_id = key.1.0,
-            resolution = ?report.resolution,
-            incident = report.incident,
-            "resolved"
-        );
         match report.effect {
             WorkerEffect::None => {}
             WorkerEffect::NonFatal => self.report_non_fatal(),
             WorkerEffect::Fatal => {
-                let reason = format!("a library reported a fatal error in task {} (see the log above)", key.0);
+                let reason = format!(
+                    "a library reported a fatal error in task {} (see the log above)",
+                    key.0
+                );
                 state.fatal = Some(Exit::Fatal(reason.clone()));
                 self.stop_now(state, &reason);
             }
@@ -331,7 +372,10 @@ impl Worker {
         if let Some(library) = report.unhealthy.first()
             && state.fatal.is_none()
         {
-            tracing::error!(library, "the library is unhealthy: nothing more is claimed, and the worker leaves");
+            tracing::error!(
+                library,
+                "the library is unhealthy: nothing more is claimed, and the worker leaves"
+            );
             state.fatal = Some(Exit::Unhealthy(library.clone()));
         }
     }
@@ -340,7 +384,11 @@ impl Worker {
         match command {
             Command::Stop(Stop::Graceful(reason)) => {
                 if state.stop.is_none() {
-                    tracing::info!(reason, running = state.running.len(), "stopping after the running tasks");
+                    tracing::info!(
+                        reason,
+                        running = state.running.len(),
+                        "stopping after the running tasks"
+                    );
                     state.stop = Some(Stop::Graceful(reason));
                 }
             }
@@ -378,7 +426,11 @@ impl Worker {
         state.statuses = Some(tokio::spawn(async move { queue.statuses(&tasks).await }));
     }
 
-    fn heard(&self, state: &State, statuses: Result<Result<Vec<TaskStatus>, QueueError>, tokio::task::JoinError>) {
+    fn heard(
+        &self,
+        state: &State,
+        statuses: Result<Result<Vec<TaskStatus>, QueueError>, tokio::task::JoinError>,
+    ) {
         let statuses = match statuses {
             Ok(Ok(statuses)) => statuses,
             Ok(Err(error)) => {
@@ -426,17 +478,28 @@ impl Worker {
 
     /// The end: clean-ups, plugins, engine, each within a bound.
     async fn dispose(&self, state: &mut State) {
-        let bound = state.stop_by.unwrap_or_else(|| tokio::time::Instant::now() + self.options.shutdown_bound);
+        let bound = state
+            .stop_by
+            .unwrap_or_else(|| tokio::time::Instant::now() + self.options.shutdown_bound);
         let bound = bound.max(tokio::time::Instant::now() + Duration::from_secs(5));
-        let cleaned = tokio::time::timeout_at(bound, async { while state.cleaning.join_next().await.is_some() {} });
+        let cleaned = tokio::time::timeout_at(bound, async {
+            while state.cleaning.join_next().await.is_some() {}
+        });
         if cleaned.await.is_err() {
-            tracing::error!(left = state.cleaning.len(), "clean-ups did not end in time; the next start goes on with them");
+            tracing::error!(
+                left = state.cleaning.len(),
+                "clean-ups did not end in time; the next start goes on with them"
+            );
         }
         let disposals = self.environment.plugins.iter().map(|plugin| async move {
             dispose_of(&plugin.name, plugin.plugin.dispose()).await;
         });
         futures_util::future::join_all(disposals).await;
-        dispose_of(&self.environment.engine.name, self.environment.engine.engine.dispose()).await;
+        dispose_of(
+            &self.environment.engine.name,
+            self.environment.engine.engine.dispose(),
+        )
+        .await;
     }
 }
 

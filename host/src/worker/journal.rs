@@ -100,13 +100,28 @@ pub struct Journal {
 impl Journal {
     /// Opens the journal in `directory`, which this worker alone uses from now on. Blocking.
     pub fn open(directory: &Path) -> Result<Journal, JournalError> {
-        let unusable = |error| JournalError::Directory { path: directory.to_owned(), error };
-        DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(unusable)?;
+        let unusable = |error| JournalError::Directory {
+            path: directory.to_owned(),
+            error,
+        };
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(directory)
+            .map_err(unusable)?;
         let lock = lock(directory)?;
         let path = directory.join("journal.sqlite");
         // It holds credentials: made for this user alone before SQLite opens it.
-        OpenOptions::new().create(true).append(true).mode(0o600).open(&path).map_err(unusable)?;
-        let failed = |error| JournalError::Database { path: path.clone(), error };
+        OpenOptions::new()
+            .create(true)
+            .append(true)
+            .mode(0o600)
+            .open(&path)
+            .map_err(unusable)?;
+        let failed = |error| JournalError::Database {
+            path: path.clone(),
+            error,
+        };
         let mut connection = Connection::open(&path).map_err(failed)?;
         prepare(&mut connection, &path)?;
         let (work, tasks) = channel::<Work>();
@@ -118,7 +133,11 @@ impl Journal {
                 }
             })
             .map_err(unusable)?;
-        Ok(Journal { work, path: Arc::new(path), _lock: Arc::new(lock) })
+        Ok(Journal {
+            work,
+            path: Arc::new(path),
+            _lock: Arc::new(lock),
+        })
     }
 
     /// Writes claims down, all or none.
@@ -138,7 +157,12 @@ impl Journal {
     }
 
     /// New credentials for a claim.
-    pub async fn reclaimed(&self, task: TaskId, run: RunId, credentials: Credentials) -> Result<(), JournalError> {
+    pub async fn reclaimed(
+        &self,
+        task: TaskId,
+        run: RunId,
+        credentials: Credentials,
+    ) -> Result<(), JournalError> {
         self.run(move |connection| {
             connection
                 .prepare_cached("update claims set credentials = ? where task_id = ? and run_id = ?")?
@@ -162,20 +186,25 @@ impl Journal {
     /// Claims that were never resolved.
     pub async fn open_claims(&self) -> Result<Vec<ClaimRecord>, JournalError> {
         self.run(|connection| {
-            let mut statement =
-                connection.prepare("select task_id, run_id, root_url, credentials from claims order by rowid")?;
+            let mut statement = connection
+                .prepare("select task_id, run_id, root_url, credentials from claims order by rowid")?;
             let rows = statement.query_map([], |row| {
                 let (task, credentials): (String, String) = (row.get(0)?, row.get(3)?);
-                Ok(task.parse().ok().zip(serde_json::from_str(&credentials).ok()).map(|(task_id, credentials)| {
-                    Ok::<_, rusqlite::Error>(ClaimRecord {
-                        task_id,
-                        run_id: RunId(row.get(1)?),
-                        root_url: row.get(2)?,
-                        credentials,
-                    })
-                }))
+                Ok(task
+                    .parse()
+                    .ok()
+                    .zip(serde_json::from_str(&credentials).ok())
+                    .map(|(task_id, credentials)| {
+                        Ok::<_, rusqlite::Error>(ClaimRecord {
+                            task_id,
+                            run_id: RunId(row.get(1)?),
+                            root_url: row.get(2)?,
+                            credentials,
+                        })
+                    }))
             })?;
-            rows.filter_map(Result::transpose).collect::<Result<Result<Vec<_>, _>, _>>()?
+            rows.filter_map(Result::transpose)
+                .collect::<Result<Result<Vec<_>, _>, _>>()?
         })
         .await
     }
@@ -184,7 +213,9 @@ impl Journal {
     pub async fn lease(&self, lease: OwnedLease) -> Result<(), JournalError> {
         self.run(move |connection| {
             connection
-                .prepare_cached("insert into leases (id, library, sha256, schema_version, data) values (?, ?, ?, ?, ?)")?
+                .prepare_cached(
+                    "insert into leases (id, library, sha256, schema_version, data) values (?, ?, ?, ?, ?)",
+                )?
                 .execute(params![
                     lease.lease.id,
                     lease.library,
@@ -200,7 +231,10 @@ impl Journal {
     /// The resource behind a lease is gone.
     pub async fn release(&self, id: String) -> Result<(), JournalError> {
         self.run(move |connection| {
-            connection.prepare_cached("delete from leases where id = ?")?.execute([id]).map(|_| ())
+            connection
+                .prepare_cached("delete from leases where id = ?")?
+                .execute([id])
+                .map(|_| ())
         })
         .await
     }
@@ -239,16 +273,27 @@ impl Journal {
         });
         self.work.send(work).map_err(|_| JournalError::Gone)?;
         let result = result.await.map_err(|_| JournalError::Gone)?;
-        result.map_err(|error| JournalError::Database { path: self.path.as_ref().clone(), error })
+        result.map_err(|error| JournalError::Database {
+            path: self.path.as_ref().clone(),
+            error,
+        })
     }
 }
 
 /// One worker per state directory. The lock goes with the process, however it ends.
 fn lock(directory: &Path) -> Result<File, JournalError> {
     let path = directory.join("lock");
-    let unusable = |error| JournalError::Directory { path: directory.to_owned(), error };
-    let file =
-        OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(path).map_err(unusable)?;
+    let unusable = |error| JournalError::Directory {
+        path: directory.to_owned(),
+        error,
+    };
+    let file = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .mode(0o600)
+        .open(path)
+        .map_err(unusable)?;
     match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(file),
         Err(rustix::io::Errno::WOULDBLOCK) => Err(JournalError::Locked(directory.to_owned())),
@@ -257,11 +302,20 @@ fn lock(directory: &Path) -> Result<File, JournalError> {
 }
 
 fn prepare(connection: &mut Connection, path: &Path) -> Result<(), JournalError> {
-    let failed = |error| JournalError::Database { path: path.to_owned(), error };
-    connection.pragma_update(None, "journal_mode", "wal").map_err(failed)?;
-    connection.pragma_update(None, "synchronous", "normal").map_err(failed)?;
-    let found: Option<i64> =
-        connection.query_row("pragma user_version", [], |row| row.get(0)).optional().map_err(failed)?;
+    let failed = |error| JournalError::Database {
+        path: path.to_owned(),
+        error,
+    };
+    connection
+        .pragma_update(None, "journal_mode", "wal")
+        .map_err(failed)?;
+    connection
+        .pragma_update(None, "synchronous", "normal")
+        .map_err(failed)?;
+    let found: Option<i64> = connection
+        .query_row("pragma user_version", [], |row| row.get(0))
+        .optional()
+        .map_err(failed)?;
     match found.unwrap_or(0) {
         0 => connection
             .execute_batch(
@@ -283,11 +337,15 @@ fn prepare(connection: &mut Connection, path: &Path) -> Result<(), JournalError>
     }
     // The files beside the main one inherit its mode; this is for a file from elsewhere.
     let private = std::os::unix::fs::PermissionsExt::from_mode(0o600);
-    fs::set_permissions(path, private).map_err(|error| JournalError::Directory { path: path.to_owned(), error })
+    fs::set_permissions(path, private).map_err(|error| JournalError::Directory {
+        path: path.to_owned(),
+        error,
+    })
 }
 
 fn text(credentials: &Credentials) -> Result<String, rusqlite::Error> {
-    serde_json::to_string(credentials).map_err(|error| rusqlite::Error::ToSqlConversionFailure(Box::new(error)))
+    serde_json::to_string(credentials)
+        .map_err(|error| rusqlite::Error::ToSqlConversionFailure(Box::new(error)))
 }
 
 #[cfg(test)]
@@ -313,7 +371,11 @@ mod tests {
         let lease = OwnedLease {
             library: "native".into(),
             sha256: "00".into(),
-            lease: LeaseRecord { id: "l".into(), schema_version: 2, data: json!({"user": "task_1"}) },
+            lease: LeaseRecord {
+                id: "l".into(),
+                schema_version: 2,
+                data: json!({"user": "task_1"}),
+            },
         };
         {
             let journal = Journal::open(directory.path()).unwrap();
@@ -326,7 +388,10 @@ mod tests {
         assert_eq!(journal.open_leases().await.unwrap(), [lease]);
         journal.release("l".into()).await.unwrap();
         assert_eq!(journal.open_leases().await.unwrap(), []);
-        let mode = fs::metadata(directory.path().join("journal.sqlite")).unwrap().permissions().mode();
+        let mode = fs::metadata(directory.path().join("journal.sqlite"))
+            .unwrap()
+            .permissions()
+            .mode();
         assert_eq!(mode & 0o777, 0o600);
     }
 
@@ -334,14 +399,30 @@ mod tests {
     async fn a_directory_in_use_a_newer_file_and_a_damaged_one_are_refused() {
         let directory = tempfile::tempdir().unwrap();
         let journal = Journal::open(directory.path()).unwrap();
-        assert!(matches!(Journal::open(directory.path()), Err(JournalError::Locked(_))));
+        assert!(matches!(
+            Journal::open(directory.path()),
+            Err(JournalError::Locked(_))
+        ));
         drop(journal);
 
         let path = directory.path().join("journal.sqlite");
-        Connection::open(&path).unwrap().pragma_update(None, "user_version", 7).unwrap();
-        assert!(matches!(Journal::open(directory.path()), Err(JournalError::Newer { found: 7, .. })));
+        Connection::open(&path)
+            .unwrap()
+            .pragma_update(None, "user_version", 7)
+            .unwrap();
+        assert!(matches!(
+            Journal::open(directory.path()),
+            Err(JournalError::Newer { found: 7, .. })
+        ));
 
-        fs::write(&path, "not a database, although it is long enough to be looked at").unwrap();
-        assert!(matches!(Journal::open(directory.path()), Err(JournalError::Database { .. })));
+        fs::write(
+            &path,
+            "not a database, although it is long enough to be looked at",
+        )
+        .unwrap();
+        assert!(matches!(
+            Journal::open(directory.path()),
+            Err(JournalError::Database { .. })
+        ));
     }
 }

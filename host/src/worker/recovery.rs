@@ -30,19 +30,26 @@ pub async fn recover(
         let name = format!("task {} run {}", claim.task_id, claim.run_id.0);
         if claim.root_url != queue.root_url() {
             // Its queue has gone with the process, or the worker was pointed elsewhere: the claim expires there.
-            recovery.messages.push(format!("{name}: its queue {} is not this worker's any more; its claim expires there", claim.root_url));
+            recovery.messages.push(format!(
+                "{name}: its queue {} is not this worker's any more; its claim expires there",
+                claim.root_url
+            ));
             journal.resolved(claim.task_id, claim.run_id).await?;
             continue;
         }
         let task = queue.for_task(&claim.task_id, claim.run_id, claim.credentials);
         match task.report_exception(ExceptionReason::WorkerShutdown).await {
-            Ok(_) => recovery.messages.push(format!("{name}: resolved as worker-shutdown")),
+            Ok(_) => recovery
+                .messages
+                .push(format!("{name}: resolved as worker-shutdown")),
             Err(error @ (QueueError::Unavailable { .. } | QueueError::RateLimited { .. })) => {
                 recovery.left += 1;
                 recovery.messages.push(format!("{name}: {error}"));
                 continue;
             }
-            Err(error) => recovery.messages.push(format!("{name}: was resolved meanwhile ({error})")),
+            Err(error) => recovery
+                .messages
+                .push(format!("{name}: was resolved meanwhile ({error})")),
         }
         journal.resolved(claim.task_id, claim.run_id).await?;
     }
@@ -57,7 +64,10 @@ pub async fn recover(
     recovery.left += others.len();
     if !ours.is_empty() {
         let count = ours.len();
-        match engine.recover(ours.into_iter().map(|lease| lease.lease).collect()).await {
+        match engine
+            .recover(ours.into_iter().map(|lease| lease.lease).collect())
+            .await
+        {
             Ok(report) => {
                 recovery.left += count.saturating_sub(report.released.len());
                 recovery.messages.extend(report.messages);
@@ -67,7 +77,9 @@ pub async fn recover(
             }
             Err(error) => {
                 recovery.left += count;
-                recovery.messages.push(format!("the engine could not remove what is left: {error}"));
+                recovery
+                    .messages
+                    .push(format!("the engine could not remove what is left: {error}"));
             }
         }
     }

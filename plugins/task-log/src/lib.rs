@@ -1,4 +1,4 @@
-//! The task log: what stands at its top, and where it is published.
+//! The task log: where it is published. What stands at its top is the host's.
 
 mod docs;
 mod options;
@@ -10,7 +10,7 @@ use tcw_abi::plugin::{
     EngineHandle, ExceptionReason, Plugin, PluginDescription, PluginProvider, PluginProviderDescription,
     TaskPlugin,
 };
-use tcw_abi::serde_json::{self, Value, json};
+use tcw_abi::serde_json::Value;
 use tcw_abi::services::{ArtifactPointer, ArtifactUpload, ContentEncoding, Services, TaskContext};
 use tcw_abi::{Error, ErrorKind, Result, async_trait};
 
@@ -26,16 +26,6 @@ pub struct TaskLogProvider;
 impl PluginProvider for TaskLogProvider {
     fn description(&self) -> PluginProviderDescription {
         PluginProviderDescription {
-            configuration_schema: json!({
-                "type": "object",
-                "properties": {
-                    "metadata": {
-                        "type": "object",
-                        "description": "What this worker is (its image, machine, version...), printed at the top of every task log. Never a secret: logs are public.",
-                    },
-                },
-                "additionalProperties": false,
-            }),
             optional: vec![
                 feature::DIALECT_GENERIC_WORKER.into(),
                 feature::DIALECT_DOCKER_WORKER.into(),
@@ -46,41 +36,21 @@ impl PluginProvider for TaskLogProvider {
 
     async fn new_plugin(
         &self,
-        services: Arc<dyn Services>,
+        _services: Arc<dyn Services>,
         engine: Arc<dyn EngineHandle>,
-        configuration: Value,
+        _configuration: Value,
     ) -> Result<Arc<dyn Plugin>> {
         let dialect = if engine.description().has(feature::DIALECT_DOCKER_WORKER) {
             Dialect::DockerWorker
         } else {
             Dialect::GenericWorker
         };
-        Ok(Arc::new(TaskLog {
-            dialect,
-            header: header(&services.worker().worker_pool_id, &configuration["metadata"]),
-        }))
+        Ok(Arc::new(TaskLog { dialect }))
     }
-}
-
-/// The lines about the worker, each with its end; the same for every task.
-fn header(worker_pool_id: &str, metadata: &Value) -> String {
-    if metadata.as_object().is_none_or(|metadata| metadata.is_empty()) {
-        return String::new();
-    }
-    // A JSON value can always be written.
-    let metadata = serde_json::to_string_pretty(metadata).unwrap_or_default();
-    let mut header = format!("Worker Type ({worker_pool_id}) settings:\n");
-    for line in metadata.lines() {
-        header.push_str("  ");
-        header.push_str(line);
-        header.push('\n');
-    }
-    header
 }
 
 struct TaskLog {
     dialect: Dialect,
-    header: String,
 }
 
 #[async_trait]
@@ -97,10 +67,8 @@ impl Plugin for TaskLog {
         task: Arc<dyn TaskContext>,
         payload: Value,
     ) -> Result<Arc<dyn TaskPlugin>> {
-        let header = format!("{}Task ID: {}", self.header, task.info().task_id);
         Ok(Arc::new(TaskLogTask {
             task,
-            header,
             options: self.dialect.options(&payload),
         }))
     }
@@ -108,7 +76,6 @@ impl Plugin for TaskLog {
 
 struct TaskLogTask {
     task: Arc<dyn TaskContext>,
-    header: String,
     options: Options,
 }
 
@@ -172,7 +139,6 @@ impl TaskLogTask {
 #[async_trait]
 impl TaskPlugin for TaskLogTask {
     async fn prepare(&self) -> Result<()> {
-        self.task.log(self.header.clone()).await?;
         match &self.options.flaw {
             Some(flaw) => Err(Error::malformed(flaw.clone())),
             None => Ok(()),

@@ -1,4 +1,4 @@
-//! The top of the log and its publication, through the traits and without a host.
+//! The publication of the log, through the traits and without a host.
 
 use std::sync::Arc;
 
@@ -6,32 +6,27 @@ use task_log_plugin::TaskLogProvider;
 use tcw_abi::engine::{EngineDescription, feature};
 use tcw_abi::plugin::{ExceptionReason, PluginProvider, TaskPlugin};
 use tcw_abi::serde_json::{Value, json};
-use tcw_abi::services::{ArtifactPointer, ArtifactUpload, ClosedLogInfo, ContentEncoding, LogLevel};
+use tcw_abi::services::{ArtifactPointer, ArtifactUpload, ClosedLogInfo, ContentEncoding};
 use tcw_abi::testing::{FakeArtifact, FakeEngineHandle, FakeServices, FakeTask};
 use tcw_abi::{Error, ErrorKind};
 
 const LIVE: &str = "public/logs/live.log";
 const BACKING: &str = "public/logs/live_backing.log";
 
-async fn hooks_in(
-    dialect: &str,
-    configuration: Value,
-    task: &Arc<FakeTask>,
-    payload: Value,
-) -> Arc<dyn TaskPlugin> {
+async fn hooks_in(dialect: &str, task: &Arc<FakeTask>, payload: Value) -> Arc<dyn TaskPlugin> {
     let engine = FakeEngineHandle(EngineDescription {
         features: vec![dialect.into()],
         ..EngineDescription::default()
     });
     let plugin = TaskLogProvider
-        .new_plugin(FakeServices::new().services(), Arc::new(engine), configuration)
+        .new_plugin(FakeServices::new().services(), Arc::new(engine), json!({}))
         .await
         .unwrap();
     plugin.new_task_plugin(task.context(), payload).await.unwrap()
 }
 
 async fn hooks(task: &Arc<FakeTask>, payload: Value) -> Arc<dyn TaskPlugin> {
-    hooks_in(feature::DIALECT_GENERIC_WORKER, json!({}), task, payload).await
+    hooks_in(feature::DIALECT_GENERIC_WORKER, task, payload).await
 }
 
 /// A task whose log says `hello` and is closed.
@@ -68,28 +63,6 @@ fn link(name: &str, artifact: &str) -> ArtifactPointer {
         artifact: artifact.into(),
         content_type: Some("text/plain; charset=utf-8".into()),
         expires: None,
-    }
-}
-
-#[tokio::test]
-async fn the_top_of_the_log_is_written_in_one_call() {
-    let task = FakeTask::new();
-    let metadata = json!({ "metadata": { "image": "debian-13", "machine": { "cpus": 2 } } });
-    let hooks = hooks_in(feature::DIALECT_GENERIC_WORKER, metadata, &task, json!({})).await;
-    hooks.prepare().await.unwrap();
-    let lines = "Worker Type (test/pool) settings:\n  {\n    \"image\": \"debian-13\",\n    \"machine\": {\n      \"cpus\": 2\n    }\n  }\n\
-                 Task ID: fN1SbArXTPSVFNUvaOlinQ";
-    assert_eq!(task.log_lines(), [(LogLevel::Info, lines.to_owned())]);
-}
-
-#[tokio::test]
-async fn without_metadata_only_the_task_is_named() {
-    for configuration in [json!({}), json!({ "metadata": {} })] {
-        let task = FakeTask::new();
-        let hooks = hooks_in(feature::DIALECT_GENERIC_WORKER, configuration, &task, Value::Null).await;
-        hooks.prepare().await.unwrap();
-        let line = "Task ID: fN1SbArXTPSVFNUvaOlinQ".to_owned();
-        assert_eq!(task.log_lines(), [(LogLevel::Info, line)]);
     }
 }
 
@@ -206,7 +179,7 @@ async fn docker_workers_payload_names_one_log() {
         (json!({ "features": { "artifacts": false } }), None),
     ] {
         let task = ended(true).await;
-        let hooks = hooks_in(feature::DIALECT_DOCKER_WORKER, json!({}), &task, payload).await;
+        let hooks = hooks_in(feature::DIALECT_DOCKER_WORKER, &task, payload).await;
         hooks.prepare().await.unwrap();
         hooks.finished(true).await.unwrap();
         let expected: Vec<_> = names.iter().map(|(live, backing)| link(live, backing)).collect();

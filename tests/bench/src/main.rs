@@ -1,33 +1,72 @@
-//! quick
-use std::time::Instant;
+//! Figures beside their yardsticks: one JSON line each. Started by `run.sh`, which builds what is measured.
+//!
+//! Machines are noisy, so every ratio is the median of nine pairs, figure and yardstick taken in turns.
+
+mod boundary;
+mod pairs;
+mod worker;
+
 use std::path::PathBuf;
-#[tokio::main]
-async fn main() {
-    let d = tempfile::tempdir().unwrap();
-    let loader = tcw_host::library::Loader::new(d.path(), tcw_host::library::Diagnostics::start());
-    tcw_abi::runtime::adopt(tokio::runtime::Handle::current());
-    let t = Instant::now();
-    let lib = loader.load(&PathBuf::from(std::env::args().nth(1).unwrap())).unwrap();
-    println!("load {:?}", t.elapsed());
-    let p = lib.root.engine_provider().await.unwrap();
-    // a call with a trivial answer
-    let mut times = Vec::new();
-    let _ = p;
-    let h = tokio::spawn(async move {
-    for _ in 0..20000 { let t = Instant::now(); let _ = lib.root.plugin_provider(7).await; times.push(t.elapsed()); }
-    times.sort(); println!("p50 {:?} p90 {:?}", times[10000], times[18000]);
-    times.clear();
-    for _ in 0..500 { tokio::time::sleep(std::time::Duration::from_millis(2)).await; let t = Instant::now(); let _ = lib.root.plugin_provider(7).await; times.push(t.elapsed()); }
-    times.sort(); println!("idle p50 {:?} p90 {:?}", times[250], times[450]);
-    });
-    h.await.unwrap();
-    // yardstick: two threads
-    let (tx, rx) = std::sync::mpsc::channel::<()>(); let (tx2, rx2) = std::sync::mpsc::channel::<()>();
-    std::thread::spawn(move || { while rx.recv().is_ok() { if tx2.send(()).is_err() {break} } });
-    let mut times = Vec::new();
-    for _ in 0..20000 { let t = Instant::now(); tx.send(()).unwrap(); rx2.recv().unwrap(); times.push(t.elapsed()); }
-    times.sort(); println!("pingpong p50 {:?} p90 {:?}", times[10000], times[18000]);
-    times.clear();
-    for _ in 0..500 { std::thread::sleep(std::time::Duration::from_millis(2)); let t = Instant::now(); tx.send(()).unwrap(); rx2.recv().unwrap(); times.push(t.elapsed()); }
-    times.sort(); println!("pingpong idle p50 {:?} p90 {:?}", times[250], times[450]);
+use std::process::ExitCode;
+
+use pairs::Figure;
+
+/// What is measured, and where it was built.
+pub(crate) struct Build {
+    /// The host's binary.
+    pub(crate) host: PathBuf,
+    /// The native engine's library.
+    pub(crate) engine: PathBuf,
+    /// A directory with every plugin.
+    pub(crate) plugins: PathBuf,
+    /// How many pairs; an odd number.
+    pub(crate) pairs: usize,
+}
+
+type Measure = fn(&Build) -> Figure;
+
+/// Every figure: its name, and how it is measured.
+const FIGURES: &[(&str, Measure)] = &[
+    ("hook-round-trip", boundary::back_to_back),
+    ("hook-round-trip-idle", boundary::after_idling),
+    ("library-load", boundary::load),
+    ("task-overhead", worker::overhead),
+    ("tasks-per-second", worker::throughput),
+    ("host-memory-idle", worker::memory),
+    ("start-to-first-claim", worker::first_claim),
+];
+
+fn main() -> ExitCode {
+    let mut arguments = std::env::args().skip(1);
+    let (Some(built), Some(plugins)) = (arguments.next(), arguments.next()) else {
+        eprintln!("usage: tcw-bench BUILD_DIR PLUGINS_DIR [NAME...]; use tests/bench/run.sh");
+        return ExitCode::from(64);
+    };
+    let only: Vec<String> = arguments.collect();
+    let built = PathBuf::from(built);
+    let build = Build {
+        host: built.join("tcw-host"),
+        engine: built.join("libnative_engine.so"),
+        plugins: plugins.into(),
+        pairs: std::env::var("TCW_BENCH_PAIRS")
+            .ok()
+            .and_then(|text| text.parse().ok())
+            .unwrap_or(9),
+    };
+    let mut known = true;
+    for name in &only {
+        if !FIGURES.iter().any(|(figure, _)| figure == name) {
+            eprintln!("tcw-bench: there is no figure '{name}'");
+            known = false;
+        }
+    }
+    if !known {
+        return ExitCode::from(64);
+    }
+    for (name, measure) in FIGURES {
+        if only.is_empty() || only.iter().any(|wanted| wanted == name) {
+            println!("{}", measure(&build).line(name));
+        }
+    }
+    ExitCode::SUCCESS
 }

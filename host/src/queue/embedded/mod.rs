@@ -85,6 +85,9 @@ impl EmbeddedConfig {
     }
 }
 
+/// Everything that is wrong with a payload, each thing once; nothing if it is right.
+pub type PayloadRules = Arc<dyn Fn(&Value) -> Vec<String> + Send + Sync>;
+
 /// A running embedded queue.
 pub struct EmbeddedQueue {
     server: Arc<Server>,
@@ -128,7 +131,7 @@ impl EmbeddedQueue {
             authority,
             core,
             storage,
-            payload_schemas: RwLock::new(HashMap::new()),
+            payload_rules: RwLock::new(HashMap::new()),
             stopping,
             released: watch::Sender::new(()),
         });
@@ -170,13 +173,21 @@ impl EmbeddedQueue {
             pool: pool.clone(),
             problem,
         })?;
+        self.register_payload_rules(
+            pool,
+            Arc::new(move |payload| schemas::violations(&validator, payload, "payload")),
+        );
+        Ok(())
+    }
+
+    /// The same with a check of the caller's own, whose messages are meant for people.
+    pub fn register_payload_rules(&self, pool: &WorkerPoolId, rules: PayloadRules) {
         let mut registered = self
             .server
-            .payload_schemas
+            .payload_rules
             .write()
             .unwrap_or_else(PoisonError::into_inner);
-        registered.insert(pool.to_string(), Arc::new(validator));
-        Ok(())
+        registered.insert(pool.to_string(), rules);
     }
 
     /// Answers every claim that waits for a task now with none, so that a worker in this process that is told to stop

@@ -160,21 +160,37 @@ pub(super) fn artifact(body: &Value) -> Result<&'static Validator, ApiError> {
 
 /// Refuses what does not fit, naming everything that is wrong. `what` is what people call the value.
 pub(super) fn check(validator: &Validator, value: &Value, what: &str) -> Result<(), ApiError> {
+    refuse(&violations(validator, value, what), what)
+}
+
+/// Everything that is wrong with a value, each with its place.
+pub(super) fn violations(validator: &Validator, value: &Value, what: &str) -> Vec<String> {
     if validator.is_valid(value) {
+        return Vec::new();
+    }
+    validator
+        .iter_errors(value)
+        .map(|error| format!("{what}{}: {error}", error.instance_path()))
+        .collect()
+}
+
+/// The refusal of a value with which these things are wrong.
+pub(super) fn refuse(violations: &[String], what: &str) -> Result<(), ApiError> {
+    if violations.is_empty() {
         return Ok(());
     }
-    let violations: Vec<String> = validator
-        .iter_errors(value)
-        .map(|error| format!("  * {what}{}: {error}", error.instance_path()))
+    let shown: Vec<String> = violations
+        .iter()
+        .take(MOST_LISTED)
+        .map(|violation| format!("  * {violation}"))
         .collect();
-    let shown = violations.len().min(MOST_LISTED);
-    let more = match violations.len() - shown {
+    let more = match violations.len() - shown.len() {
         0 => String::new(),
         more => format!("\n  and {more} more"),
     };
     Err(ApiError::validation(format!(
         "the {what} does not fit its schema:\n{}{more}",
-        violations[..shown].join("\n")
+        shown.join("\n")
     )))
 }
 

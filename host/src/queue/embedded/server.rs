@@ -7,11 +7,11 @@ use axum::body::{Body, Bytes};
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::response::Response;
-use jsonschema::Validator;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
 use super::EmbeddedConfig;
+use super::PayloadRules;
 use super::auth::{Authority, Caller, Signed};
 use super::core::CoreHandle;
 use super::error::ApiError;
@@ -29,8 +29,8 @@ pub(super) struct Server {
     pub(super) authority: Authority,
     pub(super) core: CoreHandle,
     pub(super) storage: Storage,
-    /// The payload schemas of worker types, by pool.
-    pub(super) payload_schemas: RwLock<HashMap<String, Arc<Validator>>>,
+    /// What the payloads of worker types have to be, by pool.
+    pub(super) payload_rules: RwLock<HashMap<String, PayloadRules>>,
     /// Becomes true when the server stops; what waits then answers at once.
     pub(super) stopping: watch::Receiver<bool>,
     /// Each change answers the claims that wait now.
@@ -38,8 +38,8 @@ pub(super) struct Server {
 }
 
 impl Server {
-    pub(super) fn payload_schema(&self, pool: &str) -> Option<Arc<Validator>> {
-        self.payload_schemas
+    pub(super) fn payload_rules(&self, pool: &str) -> Option<PayloadRules> {
+        self.payload_rules
             .read()
             .unwrap_or_else(PoisonError::into_inner)
             .get(pool)

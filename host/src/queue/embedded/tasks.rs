@@ -17,8 +17,8 @@ const PAGE: usize = 1000;
 pub(super) async fn create(context: Context, id: TaskId) -> Result<Outcome, ApiError> {
     let definition = Definition::read(&id, context.json()?, now())?;
     context.authorize(&needs_to_create(&definition))?;
-    if let Some(schema) = context.server.payload_schema(&definition.task.pool) {
-        schemas::check(&schema, &definition.payload, "payload").map_err(|error| {
+    if let Some(rules) = context.server.payload_rules(&definition.task.pool) {
+        schemas::refuse(&rules(&definition.payload), "payload").map_err(|error| {
             let pool = &definition.pool;
             ApiError::validation(format!(
                 "{}\nThese are the rules of worker pool {pool}; `tcw-host schema --explain` lists them.",

@@ -41,6 +41,9 @@ const LARGE: u64 = 256 * 1024;
 /// Bytes that the runtime's own threads read before they look after others.
 const TURN: usize = 128 * 1024;
 
+/// Gets every byte of a log.
+pub type Mirror = Arc<dyn Fn(&[u8]) + Send + Sync>;
+
 /// How logs are written.
 #[derive(Clone)]
 pub struct LogOptions {
@@ -51,7 +54,7 @@ pub struct LogOptions {
     /// Bytes of output that are kept.
     pub max_size: Option<u64>,
     /// Gets every byte as it arrives; must not block. For showing the log on a terminal.
-    pub mirror: Option<Arc<dyn Fn(&[u8]) + Send + Sync>>,
+    pub mirror: Option<Mirror>,
 }
 
 impl Default for LogOptions {

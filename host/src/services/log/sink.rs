@@ -36,7 +36,7 @@ enum Compressed {
     /// The log itself, while it is small. Stays empty if the log is not to be compressed.
     Small(Vec<u8>),
     /// On its way into the file.
-    Streaming(GzEncoder<BufWriter<File>>),
+    Streaming(Box<GzEncoder<BufWriter<File>>>),
     /// All there, in the file.
     Done { length: u64 },
     /// Given up, for the reason in [`Sink::failure`].
@@ -109,7 +109,7 @@ impl Sink {
     pub(super) fn finish(&mut self) {
         let compressed = std::mem::replace(&mut self.compressed, Compressed::Failed);
         self.compressed = match compressed {
-            Compressed::Streaming(encoder) => match finish(encoder) {
+            Compressed::Streaming(encoder) => match finish(*encoder) {
                 Ok(length) => Compressed::Done { length },
                 Err(error) => {
                     self.fail("compressing", &error);
@@ -193,7 +193,7 @@ impl Sink {
                 let mut encoder = GzEncoder::new(file, Compression::new(self.options.level));
                 encoder.write_all(&small)?;
                 encoder.write_all(bytes)?;
-                self.compressed = Compressed::Streaming(encoder);
+                self.compressed = Compressed::Streaming(Box::new(encoder));
                 Ok(())
             }
             Compressed::Streaming(encoder) => encoder.write_all(bytes),

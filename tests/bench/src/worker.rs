@@ -1,0 +1,248 @@
+//! The worker as a whole: the binary with its embedded queue, looked at from outside.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use tcw_host::queue::embedded::{EmbeddedConfig, EmbeddedQueue};
+use tcw_host::queue::{ClientConfig, Credentials, Queue, QueueClient, TaskId, TaskStatus, format_time};
+use tokio::runtime::Runtime;
+
+use crate::Build;
+use crate::pairs::{Figure, Target, millis};
+
+const POOL: &str = "local/native";
+
+/// A trivial task. Its definition is as `submit` makes it.
+fn definition() -> Value {
+    let now = std::time::SystemTime::now();
+    json!({
+        "taskQueueId": POOL,
+        "created": format_time(now.into()),
+        "deadline": format_time((now + Duration::from_secs(3600)).into()),
+        "payload": { "command": [["true"]], "maxRunTime": 60 },
+        "metadata": { "name": "true", "description": "true", "owner": "a@example.com", "source": "https://example.com/" },
+    })
+}
+
+fn start(build: &Build, state: &Path, capacity: u32, tasks: Option<usize>) -> Child {
+    let mut command = Command::new(&build.host);
+    command
+        .arg("run")
+        .arg("--engine")
+        .arg(&build.engine)
+        .arg("--plugins")
+        .arg(&build.plugins);
+    command
+        .arg("--state-directory")
+        .arg(state)
+        .args(["--capacity", &capacity.to_string()]);
+    if let Some(tasks) = tasks {
+        command.args(["--number-of-tasks", &tasks.to_string()]);
+    }
+    for variable in ["ROOT_URL", "CLIENT_ID", "ACCESS_TOKEN", "CERTIFICATE"] {
+        command.env_remove(format!("TASKCLUSTER_{variable}"));
+    }
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("tcw-host")
+}
+
+/// Puts tasks into the queue of a state directory before any worker uses it.
+fn fill(runtime: &Runtime, state: &Path, count: usize) -> Vec<TaskId> {
+    runtime.block_on(async {
+        let queue = EmbeddedQueue::start(EmbeddedConfig::new(state.join("queue")))
+            .await
+            .expect("a queue");
+        let client = QueueClient::new(ClientConfig::new(queue.root_url(), Some(queue.credentials())))
+            .expect("a client");
+        let mut tasks = Vec::with_capacity(count);
+        for _ in 0..count {
+            let task = TaskId::random();
+            client.create_task(&task, &definition()).await.expect("a task");
+            tasks.push(task);
+        }
+        queue.stop().await;
+        tasks
+    })
+}
+
+/// What became of tasks, asked after the worker has ended.
+fn statuses(runtime: &Runtime, state: &Path, tasks: &[TaskId]) -> Vec<TaskStatus> {
+    runtime.block_on(async {
+        let queue = EmbeddedQueue::start(EmbeddedConfig::new(state.join("queue")))
+            .await
+            .expect("a queue");
+        let client = QueueClient::new(ClientConfig::new(queue.root_url(), Some(queue.credentials())))
+            .expect("a client");
+        let statuses = client.statuses(tasks).await.expect("statuses");
+        queue.stop().await;
+        statuses
+    })
+}
+
+/// Milliseconds from the first start to the last end of `count` tasks.
+fn span(build: &Build, capacity: u32, count: usize) -> f64 {
+    let runtime = Runtime::new().expect("threads");
+    let state = tempfile::tempdir().expect("a directory");
+    let tasks = fill(&runtime, state.path(), count);
+    let status = start(build, state.path(), capacity, Some(count))
+        .wait()
+        .expect("tcw-host ends");
+    assert!(status.success(), "tcw-host ended with {status}");
+    let statuses = statuses(&runtime, state.path(), &tasks);
+    let runs = statuses.iter().map(|status| status.runs.last().expect("a run"));
+    assert!(
+        statuses.len() == count
+            && statuses
+                .iter()
+                .all(|status| format!("{:?}", status.state) == "Completed")
+    );
+    let first = runs.clone().filter_map(|run| run.started).min().expect("a start");
+    let last = runs.filter_map(|run| run.resolved).max().expect("an end");
+    millis((last - first).to_std().expect("time goes on"))
+}
+
+/// Milliseconds of fork, exec and wait.
+fn plain_true() -> f64 {
+    const COUNT: u32 = 50;
+    let start = Instant::now();
+    for _ in 0..COUNT {
+        assert!(
+            Command::new("true")
+                .stdin(Stdio::null())
+                .status()
+                .expect("true")
+                .success()
+        );
+    }
+    millis(start.elapsed()) / f64::from(COUNT)
+}
+
+/// What a task of `true` costs at capacity 1 beyond fork, exec and wait.
+pub(crate) fn overhead(build: &Build) -> Figure {
+    const COUNT: usize = 40;
+    let figure = || span(build, 1, COUNT) / COUNT as f64 - plain_true();
+    Figure::pairs(build.pairs, "ms", Target::AtMost(8.0), figure, plain_true)
+}
+
+/// Tasks of `true` a second at capacity 8; the yardstick runs as many `true` in eight threads.
+pub(crate) fn throughput(build: &Build) -> Figure {
+    const COUNT: usize = 400;
+    let figure = || COUNT as f64 / (span(build, 8, COUNT) / 1000.0);
+    let yardstick = || {
+        let start = Instant::now();
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    for _ in 0..COUNT / 8 {
+                        assert!(
+                            Command::new("true")
+                                .stdin(Stdio::null())
+                                .status()
+                                .expect("true")
+                                .success()
+                        );
+                    }
+                });
+            }
+        });
+        COUNT as f64 / start.elapsed().as_secs_f64()
+    };
+    Figure::pairs(build.pairs, "tasks/s", Target::AtLeast(200.0), figure, yardstick)
+}
+
+/// Resident memory of the worker that waits for tasks with every library loaded.
+pub(crate) fn memory(build: &Build) -> Figure {
+    let state = tempfile::tempdir().expect("a directory");
+    let mut host = start(build, state.path(), 8, None);
+    wait_for_queue(state.path());
+    // It has claimed once when a task was run; then it idles in its next poll.
+    let runtime = Runtime::new().expect("threads");
+    runtime.block_on(async {
+        let client = client(state.path());
+        let task = TaskId::random();
+        client.create_task(&task, &definition()).await.expect("a task");
+        while !client
+            .status(&task)
+            .await
+            .expect("its status")
+            .state
+            .is_resolved()
+        {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    });
+    let status = fs::read_to_string(format!("/proc/{}/status", host.id())).expect("the process");
+    let resident = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmRSS:"))
+        .expect("VmRSS");
+    let kilobytes: f64 = resident.trim().trim_end_matches(" kB").parse().expect("a number");
+    let id = rustix::process::Pid::from_child(&host);
+    rustix::process::kill_process(id, rustix::process::Signal::TERM).expect("a signal");
+    host.wait().expect("tcw-host ends");
+    Figure::alone(kilobytes / 1024.0, "MB", Target::AtMost(40.0))
+}
+
+/// From the start of the process to the claim of a task that waited for it; the yardstick starts it for `--version`.
+pub(crate) fn first_claim(build: &Build) -> Figure {
+    let figure = || {
+        let runtime = Runtime::new().expect("threads");
+        let state = tempfile::tempdir().expect("a directory");
+        let tasks = fill(&runtime, state.path(), 1);
+        let begun = std::time::SystemTime::now();
+        let status = start(build, state.path(), 1, Some(1))
+            .wait()
+            .expect("tcw-host ends");
+        assert!(status.success(), "tcw-host ended with {status}");
+        let statuses = statuses(&runtime, state.path(), &tasks);
+        let claimed = statuses[0].runs[0].started.expect("a start");
+        millis(
+            std::time::SystemTime::from(claimed)
+                .duration_since(begun)
+                .unwrap_or_default(),
+        )
+    };
+    let yardstick = || {
+        let start = Instant::now();
+        assert!(
+            Command::new(&build.host)
+                .arg("--version")
+                .stdout(Stdio::null())
+                .status()
+                .expect("tcw-host")
+                .success()
+        );
+        millis(start.elapsed())
+    };
+    Figure::pairs(build.pairs, "ms", Target::AtMost(300.0), figure, yardstick)
+}
+
+fn wait_for_queue(state: &Path) {
+    let runtime = Runtime::new().expect("threads");
+    let begun = Instant::now();
+    loop {
+        assert!(
+            begun.elapsed() < Duration::from_secs(60),
+            "the queue does not come up"
+        );
+        if state.join("queue/credentials.json").exists() && runtime.block_on(client(state).ping()).is_ok() {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+fn client(state: &Path) -> QueueClient {
+    let text = fs::read_to_string(state.join("queue/credentials.json")).expect("credentials");
+    let known: Value = serde_json::from_str(&text).expect("credentials");
+    let field = |name: &str| known[name].as_str().unwrap_or_default().to_owned();
+    let credentials = Credentials::new(field("clientId"), field("accessToken"));
+    QueueClient::new(ClientConfig::new(field("rootUrl"), Some(credentials))).expect("a client")
+}
