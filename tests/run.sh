@@ -94,7 +94,7 @@ check "the official Python client against a running worker" tests/python/run.sh 
 # --- what is slow --------------------------------------------------------------------------------------------------
 if [ "$full" = yes ]; then
     check "licences, sources, duplicates (cargo deny)" tests/deny.sh "$target"
-    check "examples/vendor/greeting with rustc 1.85" tests/compilers.sh "$target"
+    check "a plugin built by rustc 1.85 and by 1.96" tests/compilers.sh "$target"
     check "benchmarks" tests/bench/run.sh
 fi
 

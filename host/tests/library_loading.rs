@@ -141,7 +141,10 @@ async fn a_directory_is_a_library_if_it_holds_one() {
         .join("state/libraries")
         .join(&library.sha256);
     assert_eq!(fs::read_to_string(stored.join("words.txt")).unwrap(), "Hello");
-    assert_eq!(find::candidates(&scene.path("")).unwrap(), std::slice::from_ref(&package));
+    assert_eq!(
+        find::candidates(&scene.path("")).unwrap(),
+        std::slice::from_ref(&package)
+    );
 
     fs::copy(greeting(), package.join("libother.so")).unwrap();
     assert_eq!(

@@ -34,6 +34,8 @@ scenarios! {
     events_of_more_weight,
     max_run_time,
     hangs,
+    busy_is_not_hanging,
+    overdue_but_well,
     exception_is_bounded,
     precedence,
     panics,

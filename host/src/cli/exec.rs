@@ -148,11 +148,7 @@ fn terminal() -> Mirror {
 
 /// The first signal cancels the task, which is then cleaned up and reported; returns at the second, which does not wait
 /// for that.
-async fn cancel_on_signal(
-    signals: &mut Signals,
-    queue: &dyn Queue,
-    task: &TaskId,
-) -> Result<Ended, Failure> {
+async fn cancel_on_signal(signals: &mut Signals, queue: &dyn Queue, task: &TaskId) -> Result<Ended, Failure> {
     signals.next().await;
     terminal::say("tcw-host: cancelling the task; once more to leave at once");
     let cancelled = tokio::select! {

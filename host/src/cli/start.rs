@@ -195,16 +195,6 @@ impl Parts {
     }
 }
 
-impl Connected {
-    /// What the journal calls the queue.
-    pub(super) fn queue_name(&self) -> String {
-        match self.embedded {
-            Some(_) => EMBEDDED.to_owned(),
-            None => self.client.root_url().to_owned(),
-        }
-    }
-}
-
 /// What stands at the top of every task log, in generic-worker's form.
 fn header(config: &Config, pool: &WorkerPoolId) -> Vec<String> {
     if config.worker.metadata.is_empty() {
@@ -214,6 +204,16 @@ fn header(config: &Config, pool: &WorkerPoolId) -> Vec<String> {
     std::iter::once(format!("Worker Type ({pool}) settings:"))
         .chain(settings.lines().map(|line| format!("  {line}")))
         .collect()
+}
+
+impl Connected {
+    /// What the journal calls the queue.
+    pub(super) fn queue_name(&self) -> String {
+        match self.embedded {
+            Some(_) => EMBEDDED.to_owned(),
+            None => self.client.root_url().to_owned(),
+        }
+    }
 }
 
 /// A queue that is known but not yet used.

@@ -273,7 +273,7 @@ async fn get(signed: &dyn SignedHttp, url: Url) -> Result<Response> {
 
 async fn download(http: &Http, url: Url, what: &str) -> Result<Stored> {
     retried_whole(what, || async {
-        let sent = http.plain().get(url.clone()).send();
+        let sent = http.plain(&url).get(url.clone()).send();
         let response = match tokio::time::timeout(STALL, sent).await {
             Ok(answer) => answer.map_err(no_answer)?,
             Err(_) => return Err(stalled()),

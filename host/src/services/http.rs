@@ -2,6 +2,7 @@
 //! seeing a credential.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -50,14 +51,15 @@ pub type CredentialsSource = Arc<dyn Fn() -> Option<Credentials> + Send + Sync>;
 
 /// Requests in the name of the worker.
 pub struct WorkerSigned {
-    http: reqwest::Client,
+    http: Clients,
     credentials: CredentialsSource,
 }
 
 #[async_trait]
 impl SignedHttp for WorkerSigned {
     async fn send(&self, method: Method, url: Url, headers: HeaderMap, body: Body) -> Result<Response> {
-        let mut request = self.http.request(method.clone(), url.clone()).headers(headers);
+        let http = self.http.to(&url);
+        let mut request = http.request(method.clone(), url.clone()).headers(headers);
         // Without credentials the worker is anonymous, which is enough for what is public.
         if let Some(credentials) = (self.credentials)() {
             request = request.header(AUTHORIZATION, authorization(&credentials, &method, &url)?);
@@ -68,7 +70,7 @@ impl SignedHttp for WorkerSigned {
 
 /// The host's HTTP clients.
 pub struct Http {
-    following: reqwest::Client,
+    following: Clients,
     worker: WorkerSigned,
     scratch: PathBuf,
 }
@@ -77,9 +79,9 @@ impl Http {
     /// `scratch` is a folder for bodies.
     pub fn new(credentials: CredentialsSource, scratch: PathBuf) -> Result<Self> {
         Ok(Http {
-            following: client(Policy::limited(10))?,
+            following: Clients::new(|| Policy::limited(10))?,
             worker: WorkerSigned {
-                http: client(Policy::none())?,
+                http: Clients::new(Policy::none)?,
                 credentials,
             },
             scratch,
@@ -87,8 +89,8 @@ impl Http {
     }
 
     /// For requests that are not signed.
-    pub(super) fn plain(&self) -> &reqwest::Client {
-        &self.following
+    pub(super) fn plain(&self, to: &Url) -> &reqwest::Client {
+        self.following.to(to)
     }
 
     /// For requests in the name of the worker.
@@ -143,7 +145,8 @@ impl Http {
         let response = if head.sign {
             signed.send(method, url, headers, body).await?
         } else {
-            let request = self.following.request(method, url).headers(headers).body(body);
+            let http = self.following.to(&url);
+            let request = http.request(method, url).headers(headers).body(body);
             request.send().await.map_err(no_answer)?
         };
         self.received(response).await
@@ -218,14 +221,40 @@ fn authorization(credentials: &Credentials, method: &Method, url: &Url) -> Resul
     Ok(value)
 }
 
-fn client(redirects: Policy) -> Result<reqwest::Client> {
-    reqwest::Client::builder()
-        .redirect(redirects)
-        .user_agent(concat!("tcw-host/", env!("CARGO_PKG_VERSION")))
-        .connect_timeout(Duration::from_secs(20))
-        .tcp_nodelay(true)
-        .build()
-        .map_err(|error| Error::fatal(format!("no HTTP client: {}", causes(&error))))
+/// A pool of connections to the world, and one to this machine: a proxy of the environment cannot reach the latter.
+struct Clients {
+    world: reqwest::Client,
+    local: reqwest::Client,
+}
+
+impl Clients {
+    fn new(redirects: fn() -> Policy) -> Result<Self> {
+        let build = |builder: reqwest::ClientBuilder| {
+            builder
+                .redirect(redirects())
+                .user_agent(concat!("tcw-host/", env!("CARGO_PKG_VERSION")))
+                .connect_timeout(Duration::from_secs(20))
+                .tcp_nodelay(true)
+                .build()
+                .map_err(|error| Error::fatal(format!("no HTTP client: {}", causes(&error))))
+        };
+        Ok(Clients {
+            world: build(reqwest::Client::builder())?,
+            local: build(reqwest::Client::builder().no_proxy())?,
+        })
+    }
+
+    fn to(&self, url: &Url) -> &reqwest::Client {
+        let loopback = match url.host_str() {
+            Some("localhost") => true,
+            Some(host) => host
+                .trim_matches(['[', ']'])
+                .parse::<IpAddr>()
+                .is_ok_and(|address| address.is_loopback()),
+            None => false,
+        };
+        if loopback { &self.local } else { &self.world }
+    }
 }
 
 /// A request that got no answer.

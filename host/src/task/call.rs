@@ -6,6 +6,7 @@
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures_util::FutureExt;
@@ -147,6 +148,7 @@ impl Task {
         future: impl Future<Output = Result<T>> + Send + 'static,
     ) -> Result<T, Fault> {
         let mut running = tokio::spawn(AssertUnwindSafe(future).catch_unwind());
+        let overdue = AtomicBool::new(false);
         let too_long = async {
             match bound {
                 Some(bound) => {
@@ -158,6 +160,7 @@ impl Task {
                         "{} takes too long: the task is cancelled",
                         callee.place(call)
                     );
+                    overdue.store(true, Ordering::Release);
                     self.services.cancel(CancelReason::InternalError);
                     tokio::time::sleep(stop.call_grace).await;
                     within(bound)
@@ -168,6 +171,10 @@ impl Task {
         tokio::select! {
             biased;
             outcome = &mut running => match outcome {
+                // What it made is kept by now and will be given back. The task, which was told to end, ends.
+                Ok(Ok(_)) if overdue.load(Ordering::Acquire) => {
+                    Err(Fault::overdue(&callee.library, &callee.place(call)))
+                }
                 Ok(outcome) => settled(callee, call, outcome),
                 Err(_) => Err(Fault::given_up(&callee.library, &callee.place(call))),
             },

@@ -143,7 +143,8 @@ async fn plugin(
     if !prepares {
         return Ok(());
     }
-    task.hook(&callee, "prepare", &stop, member.plugin.prepare())
+    let hook = async { member.plugin.prepare().await };
+    task.hook(&callee, "prepare", &stop, hook)
         .await
         .map_err(|fault| fault.with_payload(has_keys))
 }

@@ -200,7 +200,7 @@ async fn publish(task: &Arc<Task>, reason: tcw_abi::plugin::ExceptionReason) {
     for member in task.remains.members() {
         let (task, stop) = (Arc::clone(task), calls.stop.clone());
         calls.begin(async move {
-            let hook = member.plugin.exception(reason);
+            let hook = async { member.plugin.exception(reason).await };
             task.hook(&member.callee, "exception", &stop, hook).await
         });
     }

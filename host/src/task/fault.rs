@@ -55,6 +55,17 @@ impl Fault {
         }
     }
 
+    /// The call returned, but only after the task was cancelled because of it.
+    pub(super) fn overdue(library: &str, place: &str) -> Self {
+        let message = "it took too long, and returned only when the task was cancelled";
+        Fault {
+            error: Error::new(ErrorKind::TimedOut, message),
+            library: library.to_owned(),
+            place: place.to_owned(),
+            unhealthy: false,
+        }
+    }
+
     /// The call panicked, in this process's own code or in a library that was linked in.
     pub(super) fn panicked(library: &str, place: &str, payload: Box<dyn Any + Send>) -> Self {
         let message = format!("it panicked: {}", panic_text(payload));

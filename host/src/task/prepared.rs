@@ -32,7 +32,7 @@ impl Prepared {
         for member in task.remains.members() {
             let (task, stop, builder) = (Arc::clone(&task), calls.stop.clone(), lent.share());
             calls.begin(async move {
-                let hook = member.plugin.build_sandbox(builder);
+                let hook = async { member.plugin.build_sandbox(builder).await };
                 task.hook(&member.callee, "build_sandbox", &stop, hook)
                     .await
                     .map_err(|fault| fault.with_payload(member.has_keys))

@@ -38,7 +38,7 @@ impl Running {
         for member in task.remains.members() {
             let (task, stop, sandbox) = (Arc::clone(&task), calls.stop.clone(), lent.share());
             calls.begin(async move {
-                let hook = member.plugin.started(sandbox);
+                let hook = async { member.plugin.started(sandbox).await };
                 task.hook(&member.callee, "started", &stop, hook).await
             });
         }

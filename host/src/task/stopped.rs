@@ -38,7 +38,7 @@ impl Stopped {
             let (task, stop, results) = (Arc::clone(&task), calls.stop.clone(), lent.share());
             let success = Arc::clone(&success);
             calls.begin(async move {
-                let hook = member.plugin.stopped(results);
+                let hook = async { member.plugin.stopped(results).await };
                 if !task.hook(&member.callee, "stopped", &stop, hook).await? {
                     success.store(false, Ordering::Release);
                 }
@@ -100,7 +100,7 @@ impl Closed {
         for member in task.remains.members() {
             let (task, stop) = (Arc::clone(&task), calls.stop.clone());
             calls.begin(async move {
-                let hook = member.plugin.finished(success);
+                let hook = async { member.plugin.finished(success).await };
                 task.hook(&member.callee, "finished", &stop, hook).await
             });
         }

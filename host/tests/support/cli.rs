@@ -166,7 +166,12 @@ impl Stream {
             if written.closed || left.is_zero() {
                 return None;
             }
-            written = self.written.1.wait_timeout(written, left).expect("no reader panics").0;
+            written = self
+                .written
+                .1
+                .wait_timeout(written, left)
+                .expect("no reader panics")
+                .0;
         }
     }
 

@@ -58,6 +58,14 @@ impl Script {
                     self.tell(&format!("{call} heard {reason:?}"));
                 }
             }
+            "busy" => {
+                if let Some(task) = task {
+                    for _ in 0..40 {
+                        tokio::time::sleep(Duration::from_millis(20)).await;
+                        task.artifacts().await?;
+                    }
+                }
+            }
             "panic" => panic!("{} panics in {call}", self.name),
             "upload" => {
                 if let Some(task) = task {

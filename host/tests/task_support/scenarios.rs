@@ -3,9 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use serde_json::{Value, json};
 use tcw_host::queue::ExceptionReason;
-use tcw_host::task::{Deadlines, Resolution, TaskEvent, TaskState, WorkerEffect};
+use tcw_host::task::{Resolution, TaskEvent, TaskState, WorkerEffect};
 
 use super::{FakeQueue, Providers, Setting, Stage};
 
@@ -17,6 +18,16 @@ fn only(a: Value) -> Setting {
     Setting {
         plugins: vec![("a", a)],
         ..Setting::default()
+    }
+}
+
+fn one(who: &str, script: Value) -> Setting {
+    match who {
+        "engine" => Setting {
+            engine: script,
+            ..Setting::default()
+        },
+        _ => only(script),
     }
 }
 
@@ -227,15 +238,9 @@ pub(crate) async fn events_in_every_state(providers: &Providers) {
         ("a", "finished", "hang", "a finished true"),
     ];
     for (event, resolution, told) in events {
-        for (who, call, behaviour, reached) in waits {
+        let cases = waits.iter().map(|(who, call, behaviour, reached)| async move {
             let what = format!("{event:?} in {who} {call} ({behaviour})");
-            let script = json!({call: behaviour});
-            let (engine, a) = if who == "engine" {
-                (script, json!({}))
-            } else {
-                (json!({}), script)
-            };
-            let stage = Stage::set(providers, Setting { engine, ..only(a) }).await;
+            let stage = Stage::set(providers, one(who, json!({ *call: behaviour }))).await;
             let going = stage.begin(payload());
             stage.events.until(reached, 1).await;
             going.control.send(event);
@@ -254,17 +259,18 @@ pub(crate) async fn events_in_every_state(providers: &Providers) {
                 stage.events.all()
             );
             // Hooks may be dropped; what is never dropped and does not return makes its library unhealthy.
-            let hung = who == "engine" && matches!(behaviour, "hang" | "stuck");
+            let hung = *who == "engine" && matches!(*behaviour, "hang" | "stuck");
             assert_eq!(
                 report.unhealthy.contains("lib-engine"),
                 hung,
                 "{what}: {report:?}"
             );
-            if behaviour == "runs" {
+            if *behaviour == "runs" {
                 assert_eq!(stage.events.count("engine abort"), 1, "{what}");
             }
             stage.is_clean(&what);
-        }
+        });
+        join_all(cases).await;
     }
 }
 
@@ -353,33 +359,18 @@ pub(crate) async fn max_run_time(providers: &Providers) {
 
 /// A call that does not return, and for which nobody waits but the deadline.
 pub(crate) async fn hangs(providers: &Providers) {
-    for (who, call) in [
+    let calls = [
         ("engine", "start"),
         ("engine", "new_sandbox_builder"),
         ("a", "new_task_plugin"),
         ("a", "prepare"),
         ("a", "started"),
         ("a", "finished"),
-    ] {
-        let script = json!({call: "hang"});
-        let (engine, a) = if who == "engine" {
-            (script, json!({}))
-        } else {
-            (json!({}), script)
-        };
-        let deadlines = Deadlines {
-            call: Duration::from_millis(60),
-            ..Setting::default().deadlines
-        };
-        let stage = Stage::set(
-            providers,
-            Setting {
-                engine,
-                deadlines,
-                ..only(a)
-            },
-        )
-        .await;
+    ];
+    join_all(calls.map(|(who, call)| async move {
+        let mut setting = one(who, json!({call: "hang"}));
+        setting.deadlines.call = Duration::from_millis(500);
+        let stage = Stage::set(providers, setting).await;
         let (report, _) = stage.run(payload()).await;
         let what = format!("{who} {call}: {report:?}");
         assert_eq!(
@@ -394,7 +385,35 @@ pub(crate) async fn hangs(providers: &Providers) {
             [format!("lib-{who}")],
             "{call}"
         );
+    }))
+    .await;
+}
+
+/// A library that uses services is not hanging, however long it takes.
+pub(crate) async fn busy_is_not_hanging(providers: &Providers) {
+    for (who, call) in [("a", "prepare"), ("engine", "start")] {
+        let mut setting = one(who, json!({call: "busy"}));
+        setting.deadlines.call = Duration::from_millis(400);
+        let stage = Stage::set(providers, setting).await;
+        let (report, _) = stage.run(payload()).await;
+        assert_eq!(report.resolution, Resolution::Completed, "{who}: {report:?}");
     }
+}
+
+/// A call that heeds the cancellation that is fired because it takes too long: the task ends, the library is well.
+pub(crate) async fn overdue_but_well(providers: &Providers) {
+    let mut setting = one("engine", json!({"start": "until-cancelled"}));
+    setting.deadlines.call = Duration::from_millis(100);
+    let stage = Stage::set(providers, setting).await;
+    let (report, _) = stage.run(payload()).await;
+    assert_eq!(report.resolution, exception(ExceptionReason::InternalError));
+    assert!(report.unhealthy.is_empty(), "{report:?}");
+    stage.events.in_order(&[
+        "engine start heard InternalError",
+        "engine abort",
+        "a exception internal-error",
+    ]);
+    stage.is_clean("overdue");
 }
 
 /// `exception` hooks have a bound of their own, and do not keep the report.
@@ -477,13 +496,7 @@ pub(crate) async fn panics(providers: &Providers) {
         ("a", "finished"),
         ("a", "dispose"),
     ] {
-        let script = json!({call: "panic"});
-        let (engine, a) = if who == "engine" {
-            (script, json!({}))
-        } else {
-            (json!({}), script)
-        };
-        let stage = Stage::set(providers, Setting { engine, ..only(a) }).await;
+        let stage = Stage::set(providers, one(who, json!({call: "panic"}))).await;
         let (report, _) = stage.run(payload()).await;
         let what = format!("{who} {call}: {report:?}");
         let after_the_end = call.ends_with("dispose");
