@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::flags::WorkerFlags;
 use super::outcome::{Failure, status};
-use super::signals::Signals;
+use super::signals::{Signals, leave_at_once};
 use super::{logging, start};
 use crate::config::Config;
 use crate::queue::Queue;
@@ -95,14 +95,17 @@ async fn work(config: &Config) -> Result<Exit, Failure> {
     };
     tokio::select! {
         exit = work => exit,
-        exit = stop_on_signals(&control) => exit,
+        failure = stop_on_signals(&control) => Err(failure),
     }
 }
 
-/// SIGINT asks the worker to stop after its tasks; SIGTERM, or SIGINT once more, to resolve them and stop. Returns at the
-/// signal after that, which does not wait for anything: the next start looks after what is left.
-async fn stop_on_signals(control: &Control) -> Result<Exit, Failure> {
-    let mut signals = Signals::new()?;
+/// SIGINT asks the worker to stop after its tasks; SIGTERM, or SIGINT once more, to resolve them and stop. The signal after
+/// that does not wait for anything: the next start looks after what is left. Returns only if no signal can be received.
+async fn stop_on_signals(control: &Control) -> Failure {
+    let mut signals = match Signals::new() {
+        Ok(signals) => signals,
+        Err(failure) => return failure,
+    };
     if signals.next().await == "SIGINT" {
         control.send(Command::Stop(Stop::Graceful("interrupted (SIGINT)".into())));
         let reason = format!("a second signal ({})", signals.next().await);
@@ -111,6 +114,10 @@ async fn stop_on_signals(control: &Control) -> Result<Exit, Failure> {
         control.send(Command::Stop(Stop::Now("terminated (SIGTERM)".into())));
     }
     let last = signals.next().await;
-    tracing::warn!("{last} once more: leaving at once; the next start resolves what still runs");
-    Ok(Exit::Now(format!("{last} once more")))
+    let exit = Exit::Now(format!("{last} once more"));
+    tracing::warn!(
+        status = exit.status(),
+        "{last} once more: leaving at once; the next start resolves what still runs"
+    );
+    leave_at_once(exit.status())
 }

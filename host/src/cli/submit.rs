@@ -87,8 +87,8 @@ async fn watch(queue: &QueueClient, task: &TaskId) -> Result<ExitCode, Failure> 
                 let bytes = follow::content(queue, task, &log.name).await?;
                 terminal::write(&bytes)?;
             }
-            for artifact in artifacts {
-                terminal::say(format_args!("  {} ({})", artifact.name, artifact.content_type));
+            for artifact in &artifacts {
+                terminal::say(follow::line(artifact));
             }
             return Ok(outcome::of_task(&state));
         }
