@@ -350,7 +350,26 @@ fn paths_that_leave_the_task_are_not_published() {
             )
         )
     );
-    assert_eq!(leak.out(), "");
+    let mut errors: Vec<&str> = leak
+        .stdout
+        .lines()
+        .filter(|line| line.starts_with("[taskcluster:error]"))
+        .collect();
+    errors.sort_unstable();
+    let refused = |name: &str, path: &str| {
+        format!(
+            "[taskcluster:error] Artifact \"public/{name}\" not found at \"{path}\": there is no file '{path}': it \
+             leads out of the task directory, by '..' or through a symbolic link (links have to be relative)"
+        )
+    };
+    assert_eq!(
+        errors,
+        [
+            refused("dots", "../../../../../../../../etc/passwd"),
+            refused("link", "link"),
+            refused("through", "folder/passwd"),
+        ]
+    );
     assert!(!place.path("kept/public/dots").exists() && !place.path("kept/public/link").exists());
 }
 
