@@ -4,12 +4,15 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use super::flags::WorkerFlags;
-use super::outcome::{Failure, status};
+use super::outcome::{self, Failure};
 use super::signals::Signals;
+use serde_json::{Value, json};
+
 use super::{logging, start};
 use crate::config::Config;
-use crate::queue::Queue;
+use crate::queue::{Queue, format_time};
 use crate::services::log::LogOptions;
+use crate::worker::status;
 use crate::worker::{Command, Control, Exit, Stop, Worker, WorkerOptions, recover};
 
 pub(super) async fn run(flags: &WorkerFlags) -> Result<ExitCode, Failure> {
@@ -23,7 +26,7 @@ pub(super) async fn run(flags: &WorkerFlags) -> Result<ExitCode, Failure> {
         Exit::Fatal(_) | Exit::Unhealthy(_) => tracing::error!(status = exit.status(), "{exit}"),
         _ => tracing::info!(status = exit.status(), "{exit}"),
     }
-    Ok(status(exit.status()))
+    Ok(outcome::status(exit.status()))
 }
 
 async fn work(config: &Config) -> Result<Exit, Failure> {
@@ -51,6 +54,7 @@ async fn work(config: &Config) -> Result<Exit, Failure> {
         tracing::warn!("left by an earlier process: {message}");
     }
     let control = parts.control.clone();
+    let about = about(config, &parts, &connected);
     let (environment, commands) = parts.environment(config, &connected.pool, LogOptions::default());
     tracing::info!(
         worker_pool = %connected.pool,
@@ -86,6 +90,15 @@ async fn work(config: &Config) -> Result<Exit, Failure> {
             }
         });
     }
+    let directory = start::worker_directory(config);
+    let answering = status::serve(&directory, worker.board(), about);
+    if let Err(error) = &answering {
+        tracing::warn!(
+            %error,
+            "`tcw-host status` will not work: the socket {} cannot be made",
+            status::socket(&directory).display()
+        );
+    }
     let work = async {
         let exit = tokio::spawn(worker.run()).await.map_err(Failure::general)?;
         if let Some(embedded) = embedded.and_then(Arc::into_inner) {
@@ -97,6 +110,29 @@ async fn work(config: &Config) -> Result<Exit, Failure> {
         exit = work => exit,
         exit = stop_on_signals(&control) => exit,
     }
+}
+
+/// What does not change while the worker runs, for `tcw-host status`.
+fn about(config: &Config, parts: &start::Parts, connected: &start::Connected) -> Value {
+    let libraries = parts.assembly.libraries.iter().map(|library| {
+        json!({
+            "name": library.manifest.name,
+            "version": library.manifest.version,
+            "sha256": library.sha256,
+            "path": library.source,
+        })
+    });
+    json!({
+        "pid": std::process::id(),
+        "since": format_time(std::time::SystemTime::now().into()),
+        "workerPool": connected.pool.to_string(),
+        "workerGroup": config.worker.group,
+        "workerId": config.worker.id,
+        "capacity": config.worker.capacity,
+        "rootUrl": connected.client.root_url(),
+        "engine": parts.assembly.engine.name,
+        "libraries": libraries.collect::<Vec<_>>(),
+    })
 }
 
 /// SIGINT asks the worker to stop after its tasks; SIGTERM, or SIGINT once more, to resolve them and stop. Returns at the
