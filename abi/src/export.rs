@@ -94,6 +94,9 @@ macro_rules! export_library {
 
             #[allow(unused_mut, unused_assignments, reason = "a library without an engine makes none")]
             extern "C" fn root() -> sdk::RootModuleResult {
+                // `used` is a word to the compiler only: with link-time optimisation some linkers still drop the
+                // section (seen with rustc 1.85), unless something that is exported leads to it.
+                ::std::hint::black_box(&MANIFEST);
                 let mut engine: Option<fn() -> Arc<dyn sdk::EngineProvider>> = None;
                 $(engine = Some(|| Arc::new($engine));)?
                 sdk::root_module(sdk::Exports { engine, plugins: &[$(|| Arc::new($first), $(|| Arc::new($plugin)),*)?] })

@@ -15,6 +15,7 @@ mod schema;
 mod scratch;
 mod signals;
 mod start;
+mod status;
 mod submit;
 mod task_file;
 mod terminal;
@@ -26,7 +27,6 @@ use clap::{Parser, Subcommand};
 pub use outcome::Failure;
 
 use flags::WorkerFlags;
-use outcome::status;
 
 /// A Taskcluster worker whose engines and plugins are libraries, loaded at run time.
 #[derive(Debug, Parser)]
@@ -64,6 +64,8 @@ enum Subcommands {
     Config(config::Arguments),
     /// Look at libraries.
     Library(library::Arguments),
+    /// What a running worker does: tasks, since when, in which state, with which libraries.
+    Status(status::Arguments),
     /// Finish what a crash left behind, and say what was done.
     Recover(WorkerFlags),
 }
@@ -77,7 +79,7 @@ pub fn main() -> ExitCode {
             let failed = error.use_stderr();
             let _ = error.print();
             return if failed {
-                status(outcome::USAGE)
+                outcome::status(outcome::USAGE)
             } else {
                 ExitCode::SUCCESS
             };
@@ -108,7 +110,7 @@ pub fn main() -> ExitCode {
         Ok(code) => code,
         Err(failure) => {
             terminal::say(format_args!("tcw-host: {failure}"));
-            status(failure.status())
+            outcome::status(failure.status())
         }
     }
 }
@@ -124,6 +126,7 @@ async fn dispatch(arguments: Arguments) -> Result<ExitCode, Failure> {
         Some(Subcommands::Docs(flags)) => docs::run(&flags).await,
         Some(Subcommands::Config(arguments)) => config::run(&arguments),
         Some(Subcommands::Library(arguments)) => library::run(arguments).await,
+        Some(Subcommands::Status(arguments)) => status::run(arguments).await,
         Some(Subcommands::Recover(flags)) => recover::run(&flags).await,
     }
 }

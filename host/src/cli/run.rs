@@ -3,13 +3,16 @@
 use std::process::ExitCode;
 use std::sync::Arc;
 
+use serde_json::{Value, json};
+
 use super::flags::WorkerFlags;
-use super::outcome::{Failure, status};
+use super::outcome::{self, Failure};
 use super::signals::{Signals, leave_at_once};
 use super::{logging, start};
 use crate::config::Config;
-use crate::queue::Queue;
+use crate::queue::{Queue, format_time};
 use crate::services::log::LogOptions;
+use crate::worker::status;
 use crate::worker::{Command, Control, Exit, Stop, Worker, WorkerOptions, recover};
 
 pub(super) async fn run(flags: &WorkerFlags) -> Result<ExitCode, Failure> {
@@ -23,7 +26,7 @@ pub(super) async fn run(flags: &WorkerFlags) -> Result<ExitCode, Failure> {
         Exit::Fatal(_) | Exit::Unhealthy(_) => tracing::error!(status = exit.status(), "{exit}"),
         _ => tracing::info!(status = exit.status(), "{exit}"),
     }
-    Ok(status(exit.status()))
+    Ok(outcome::status(exit.status()))
 }
 
 async fn work(config: &Config) -> Result<Exit, Failure> {
@@ -51,7 +54,10 @@ async fn work(config: &Config) -> Result<Exit, Failure> {
         tracing::warn!("left by an earlier process: {message}");
     }
     let control = parts.control.clone();
+    let about = about(config, &parts, &connected);
     let (environment, commands) = parts.environment(config, &connected.pool, LogOptions::default());
+    // Whoever reads that it is waiting may stop it.
+    let signals = Signals::new()?;
     tracing::info!(
         worker_pool = %connected.pool,
         worker_group = config.worker.group,
@@ -86,6 +92,15 @@ async fn work(config: &Config) -> Result<Exit, Failure> {
             }
         });
     }
+    let directory = start::worker_directory(config);
+    let answering = status::serve(&directory, worker.board(), about);
+    if let Err(error) = &answering {
+        tracing::warn!(
+            %error,
+            "`tcw-host status` will not work: the socket {} cannot be made",
+            status::socket(&directory).display()
+        );
+    }
     let work = async {
         let exit = tokio::spawn(worker.run()).await.map_err(Failure::general)?;
         if let Some(embedded) = embedded.and_then(Arc::into_inner) {
@@ -95,17 +110,36 @@ async fn work(config: &Config) -> Result<Exit, Failure> {
     };
     tokio::select! {
         exit = work => exit,
-        failure = stop_on_signals(&control) => Err(failure),
+        never = stop_on_signals(signals, &control) => never,
     }
 }
 
+/// What does not change while the worker runs, for `tcw-host status`.
+fn about(config: &Config, parts: &start::Parts, connected: &start::Connected) -> Value {
+    let libraries = parts.assembly.libraries.iter().map(|library| {
+        json!({
+            "name": library.manifest.name,
+            "version": library.manifest.version,
+            "sha256": library.sha256,
+            "path": library.source,
+        })
+    });
+    json!({
+        "pid": std::process::id(),
+        "since": format_time(std::time::SystemTime::now().into()),
+        "workerPool": connected.pool.to_string(),
+        "workerGroup": config.worker.group,
+        "workerId": config.worker.id,
+        "capacity": config.worker.capacity,
+        "rootUrl": connected.client.root_url(),
+        "engine": parts.assembly.engine.name,
+        "libraries": libraries.collect::<Vec<_>>(),
+    })
+}
+
 /// SIGINT asks the worker to stop after its tasks; SIGTERM, or SIGINT once more, to resolve them and stop. The signal after
-/// that does not wait for anything: the next start looks after what is left. Returns only if no signal can be received.
-async fn stop_on_signals(control: &Control) -> Failure {
-    let mut signals = match Signals::new() {
-        Ok(signals) => signals,
-        Err(failure) => return failure,
-    };
+/// that does not wait for anything: the next start looks after what is left.
+async fn stop_on_signals(mut signals: Signals, control: &Control) -> ! {
     if signals.next().await == "SIGINT" {
         control.send(Command::Stop(Stop::Graceful("interrupted (SIGINT)".into())));
         let reason = format!("a second signal ({})", signals.next().await);

@@ -21,6 +21,20 @@ pub(super) fn file(directory: &Path) -> io::Result<File> {
     Ok(file)
 }
 
+/// A file that holds these bytes, from its beginning: in memory where the system has that.
+pub(super) fn of_bytes(directory: &Path, bytes: &[u8]) -> io::Result<File> {
+    #[cfg(target_os = "linux")]
+    let made = {
+        let _ = directory;
+        rustix::fs::memfd_create("tcw", rustix::fs::MemfdFlags::CLOEXEC).map(File::from)?
+    };
+    #[cfg(not(target_os = "linux"))]
+    let made = file(directory)?;
+    let mut file = made;
+    file.write_all(bytes)?;
+    rewound(file)
+}
+
 /// A read-only descriptor is not to be had for a file without a name; a shared position is. So it is rewound.
 pub(super) fn rewound(mut file: File) -> io::Result<File> {
     file.seek(SeekFrom::Start(0))?;

@@ -12,6 +12,7 @@ use super::cancellation;
 use super::control::{Command, Commands, Stop};
 use super::journal::{ClaimRecord, Journal};
 use super::options::{Exit, WorkerOptions};
+use super::status::Board;
 use super::supervise::keep_claim;
 use crate::queue::{Claim, ExceptionReason, Queue, QueueError, RunId, TaskId, TaskStatus};
 use crate::task::{
@@ -44,6 +45,7 @@ pub struct Worker {
     options: WorkerOptions,
     commands: UnboundedReceiver<Command>,
     release_polls: Option<Box<dyn Fn() + Send + Sync>>,
+    board: Board,
 }
 
 /// What is going on.
@@ -90,7 +92,13 @@ impl Worker {
             options,
             commands: commands.0,
             release_polls: None,
+            board: Board::default(),
         }
+    }
+
+    /// The tasks that hold a slot, for [`status::serve`](super::status::serve).
+    pub fn board(&self) -> Board {
+        self.board.clone()
     }
 
     /// `release` makes the queue answer polls at once: for a queue in this process, where nothing is lost by it. Without
@@ -341,6 +349,8 @@ impl Worker {
             Arc::clone(&queue),
             receiver,
         ));
+        self.board
+            .add(&key.0, key.1, &claim.task.metadata.name, control.clone());
         state.running.insert(key.clone(), control.clone());
         let journal = self.journal.clone();
         state.resolving.spawn(async move {
@@ -374,6 +384,7 @@ impl Worker {
             return;
         };
         state.running.remove(&key);
+        self.board.remove(&key.0, key.1);
         if state.running.is_empty() {
             state.idle_since = Instant::now();
         }

@@ -10,6 +10,7 @@ mod dispatch;
 pub mod journal;
 mod options;
 mod recovery;
+pub mod status;
 mod supervise;
 
 pub use control::{Command, Commands, Control, Stop};

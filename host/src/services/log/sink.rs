@@ -1,5 +1,8 @@
 //! Where a log's bytes go: a file that readers follow, and the same compressed.
 //!
+//! Most logs are small. As long as one is, it is held in memory: there is a file only if somebody follows it, and it is
+//! compressed at once when it is asked for. Making and removing files is most of what a short task costs otherwise.
+//!
 //! Everything here blocks, but only on files. A disk that is full does not stop the task's output from being taken out
 //! of the pipe: bytes are dropped, and the log says that it is not complete.
 
@@ -15,15 +18,17 @@ use tcw_abi::services::{ClosedLog, ClosedLogInfo, LogLevel};
 use tcw_abi::{Error, ErrorKind, Result};
 
 use super::{LogOptions, line};
+use crate::services::scratch;
 
-/// A log up to this size is compressed at once when somebody asks for it, in memory: most logs are small, and setting
-/// up a compressor costs more than they do.
+/// What is held in memory.
 const SMALL: usize = 64 * 1024;
 
 /// The store of one log.
 pub(super) struct Sink {
     options: LogOptions,
     path: PathBuf,
+    /// The whole log, while it is small.
+    small: Option<Vec<u8>>,
     file: Option<File>,
     compressed: Compressed,
     length: u64,
@@ -33,10 +38,12 @@ pub(super) struct Sink {
 }
 
 enum Compressed {
-    /// The log itself, while it is small. Stays empty if the log is not to be compressed.
-    Small(Vec<u8>),
+    /// Not begun: the log is small, or not to be compressed.
+    Not,
     /// On its way into the file.
     Streaming(Box<GzEncoder<BufWriter<File>>>),
+    /// All there, in memory.
+    Small(Vec<u8>),
     /// All there, in the file.
     Done { length: u64 },
     /// Given up, for the reason in [`Sink::failure`].
@@ -48,8 +55,9 @@ impl Sink {
         Sink {
             options,
             path: directory.join("live.log"),
+            small: Some(Vec::new()),
             file: None,
-            compressed: Compressed::Small(Vec::new()),
+            compressed: Compressed::Not,
             length: 0,
             mid_line: false,
             bounded: false,
@@ -100,7 +108,7 @@ impl Sink {
 
     /// A file to read the log from, at a position of its own.
     pub(super) fn reader(&mut self) -> Result<File> {
-        let made = self.file().map(drop);
+        let made = self.file();
         made.and_then(|()| File::open(&self.path))
             .map_err(|error| self.unavailable(&error))
     }
@@ -112,7 +120,7 @@ impl Sink {
             Compressed::Streaming(encoder) => match finish(*encoder) {
                 Ok(length) => Compressed::Done { length },
                 Err(error) => {
-                    self.fail("compressing", &error);
+                    self.fail(&error);
                     Compressed::Failed
                 }
             },
@@ -122,32 +130,16 @@ impl Sink {
 
     /// The whole log, after [`Sink::finish`].
     pub(super) fn closed(&mut self) -> Result<ClosedLog> {
-        let (encoding, path, encoded_length) = if self.options.compress {
-            let path = self.compressed_path();
-            if let Compressed::Small(bytes) = &self.compressed {
-                let length =
-                    compress(bytes, self.options.level, &path).map_err(|error| self.unavailable(&error))?;
-                self.compressed = Compressed::Done { length };
-            }
-            let Compressed::Done { length } = self.compressed else {
-                return Err(Error::new(
-                    ErrorKind::ResourceUnavailable,
-                    self.failure
-                        .clone()
-                        .unwrap_or_else(|| "the log could not be compressed".to_owned()),
-                ));
-            };
-            ("gzip", path, length)
+        let made = if self.options.compress {
+            self.closed_compressed()
         } else {
-            let made = self.file().map(drop);
-            made.map_err(|error| self.unavailable(&error))?;
-            ("identity", self.path.clone(), self.length)
+            self.closed_plain()
         };
-        let file = File::open(&path).map_err(|error| self.unavailable(&error))?;
+        let (file, content_encoding, encoded_length) = made.map_err(|error| self.unavailable(&error))?;
         Ok(ClosedLog {
             content: file.into(),
             info: ClosedLogInfo {
-                content_encoding: encoding.to_owned(),
+                content_encoding: content_encoding.to_owned(),
                 encoded_length,
                 length: self.length,
                 complete: self.failure.is_none() && !self.bounded,
@@ -155,16 +147,42 @@ impl Sink {
         })
     }
 
+    fn closed_compressed(&mut self) -> io::Result<(File, &'static str, u64)> {
+        if let (Compressed::Not, Some(small)) = (&self.compressed, &self.small) {
+            self.compressed = Compressed::Small(compress(small, self.options.level)?);
+        }
+        match &self.compressed {
+            Compressed::Small(bytes) => Ok((self.in_memory(bytes)?, "gzip", bytes.len() as u64)),
+            Compressed::Done { length } => Ok((File::open(self.compressed_path())?, "gzip", *length)),
+            Compressed::Not | Compressed::Streaming(_) | Compressed::Failed => {
+                let why = self.failure.clone();
+                Err(io::Error::other(
+                    why.unwrap_or_else(|| "it was not finished".to_owned()),
+                ))
+            }
+        }
+    }
+
+    fn closed_plain(&self) -> io::Result<(File, &'static str, u64)> {
+        let file = match &self.small {
+            Some(small) => self.in_memory(small)?,
+            None => File::open(&self.path)?,
+        };
+        Ok((file, "identity", self.length))
+    }
+
+    fn in_memory(&self, bytes: &[u8]) -> io::Result<File> {
+        let directory = self.path.parent().unwrap_or(&self.path);
+        scratch::of_bytes(directory, bytes)
+    }
+
     fn append(&mut self, bytes: &[u8]) {
         if self.failure.is_some() {
             return;
         }
-        let mut file = match self.file() {
-            Ok(file) => file,
-            Err(error) => return self.fail("creating", &error),
-        };
-        if let Err(error) = file.write_all(bytes) {
-            return self.fail("writing", &error);
+        if let Err(error) = self.keep(bytes) {
+            self.compressed = Compressed::Failed;
+            return self.fail(&error);
         }
         self.length += bytes.len() as u64;
         if let Some(last) = bytes.last() {
@@ -173,50 +191,52 @@ impl Sink {
         if let Some(mirror) = &self.options.mirror {
             mirror(bytes);
         }
-        if self.options.compress
-            && let Err(error) = self.compress_more(bytes)
-        {
-            self.compressed = Compressed::Failed;
-            self.fail("compressing", &error);
-        }
     }
 
-    fn compress_more(&mut self, bytes: &[u8]) -> io::Result<()> {
-        match &mut self.compressed {
-            Compressed::Small(small) if small.len() + bytes.len() <= SMALL => {
-                small.extend_from_slice(bytes);
-                Ok(())
-            }
-            Compressed::Small(small) => {
-                let small = std::mem::take(small);
+    fn keep(&mut self, bytes: &[u8]) -> io::Result<()> {
+        if self
+            .small
+            .as_ref()
+            .is_some_and(|small| small.len() + bytes.len() > SMALL)
+        {
+            self.file()?;
+            let small = self.small.take().unwrap_or_default();
+            if self.options.compress {
                 let file = BufWriter::with_capacity(256 * 1024, create(&self.compressed_path())?);
                 let mut encoder = GzEncoder::new(file, Compression::new(self.options.level));
                 encoder.write_all(&small)?;
-                encoder.write_all(bytes)?;
                 self.compressed = Compressed::Streaming(Box::new(encoder));
-                Ok(())
             }
-            Compressed::Streaming(encoder) => encoder.write_all(bytes),
-            Compressed::Done { .. } | Compressed::Failed => Ok(()),
         }
+        if let Some(small) = &mut self.small {
+            small.extend_from_slice(bytes);
+        }
+        if let Some(file) = &mut self.file {
+            file.write_all(bytes)?;
+        }
+        if let Compressed::Streaming(encoder) = &mut self.compressed {
+            encoder.write_all(bytes)?;
+        }
+        Ok(())
     }
 
-    fn file(&mut self) -> io::Result<&File> {
+    /// Makes the file, with what there is so far.
+    fn file(&mut self) -> io::Result<()> {
         if self.file.is_none() {
-            self.file = Some(create(&self.path)?);
+            let mut file = create(&self.path)?;
+            file.write_all(self.small.as_deref().unwrap_or_default())?;
+            self.file = Some(file);
         }
-        self.file
-            .as_ref()
-            .ok_or_else(|| io::Error::other("the log's file is gone"))
+        Ok(())
     }
 
     fn compressed_path(&self) -> PathBuf {
         self.path.with_extension("log.gz")
     }
 
-    fn fail(&mut self, what: &str, error: &io::Error) {
+    fn fail(&mut self, error: &io::Error) {
         if self.failure.is_none() {
-            let text = format!("{what} the task's log {} failed: {error}", self.path.display());
+            let text = format!("writing the task's log {} failed: {error}", self.path.display());
             tracing::error!("{text}; free space on that disk, or give the worker another state directory");
             self.failure = Some(text);
         }
@@ -249,10 +269,9 @@ fn finish(encoder: GzEncoder<BufWriter<File>>) -> io::Result<u64> {
     Ok(file.metadata()?.len())
 }
 
-fn compress(bytes: &[u8], level: u32, path: &Path) -> io::Result<u64> {
-    let mut encoder = GzEncoder::new(Vec::with_capacity(64 + bytes.len() / 2), Compression::new(level));
+fn compress(bytes: &[u8], level: u32) -> io::Result<Vec<u8>> {
+    let compressed = Vec::with_capacity(64 + bytes.len() / 2);
+    let mut encoder = GzEncoder::new(compressed, Compression::new(level));
     encoder.write_all(bytes)?;
-    let compressed = encoder.finish()?;
-    create(path)?.write_all(&compressed)?;
-    Ok(compressed.len() as u64)
+    encoder.finish()
 }

@@ -85,8 +85,8 @@ async fn the_workers_lines_come_after_what_was_written_before_and_start_afresh()
         bench.log.handle().unwrap_err().kind(),
         ErrorKind::ContractViolation
     );
-    let file = std::fs::metadata(bench.directory.path().join("live.log")).unwrap();
-    assert_eq!(file.permissions().mode() & 0o777, 0o600);
+    // Nobody followed it, so there never was a file.
+    assert_eq!(std::fs::read_dir(bench.directory.path()).unwrap().count(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -159,6 +159,8 @@ async fn a_child_that_keeps_the_pipe_open_does_not_keep_the_log_open() {
 async fn readers_see_the_log_as_it_grows() {
     let bench = bench(LogOptions::default());
     let reader = bench.log.reader().unwrap();
+    let metadata = std::fs::metadata(bench.directory.path().join("live.log")).unwrap();
+    assert_eq!(metadata.permissions().mode() & 0o777, 0o600);
     let mut file = reader.file.into_file();
     bench.write(b"one\n");
     let first = reader.progress.wait(0).await.unwrap();
@@ -175,6 +177,36 @@ async fn readers_see_the_log_as_it_grows() {
     let mut text = String::new();
     file.read_to_string(&mut text).unwrap();
     assert_eq!(text, "one\ntwo\n");
+}
+
+#[tokio::test]
+async fn a_log_that_outgrows_memory_has_lost_nothing() {
+    for options in [plain(), LogOptions::default()] {
+        for reader_before in [true, false] {
+            let bench = bench(options.clone());
+            let mut expected = Vec::new();
+            for n in 0..100 {
+                let part = format!("{n} ").repeat(500);
+                bench.log.line(LogLevel::Error, part.clone()).await.unwrap();
+                expected.extend_from_slice(format!("[taskcluster:error] {part}\n").as_bytes());
+                if reader_before && n == 3 {
+                    bench.log.reader().unwrap();
+                }
+            }
+            let mut followed = Vec::new();
+            bench
+                .log
+                .reader()
+                .unwrap()
+                .file
+                .into_file()
+                .read_to_end(&mut followed)
+                .unwrap();
+            assert!(followed == expected);
+            bench.log.close().await;
+            assert!(bench.text().await.0.as_bytes() == expected);
+        }
+    }
 }
 
 #[tokio::test]
