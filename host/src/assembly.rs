@@ -101,7 +101,7 @@ pub enum AssemblyError {
         known: String,
     },
     /// A provider failed.
-    #[error("{provider} does not start: {error}")]
+    #[error("{provider} does not start: {}", error.message())]
     Creation {
         /// Which.
         provider: Provider,
@@ -109,7 +109,7 @@ pub enum AssemblyError {
         error: tcw_abi::Error,
     },
     /// The schemas do not make one.
-    #[error("{}", lines(.0))]
+    #[error("the libraries do not go together:\n{}", lines(.0))]
     Clashes(Vec<Clash>),
     /// A library's schema is not one.
     #[error("{0}")]

@@ -3,11 +3,11 @@
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use super::flags::WorkerFlags;
-use super::outcome::{self, Failure};
-use super::signals::Signals;
 use serde_json::{Value, json};
 
+use super::flags::WorkerFlags;
+use super::outcome::{self, Failure};
+use super::signals::{Signals, leave_at_once};
 use super::{logging, start};
 use crate::config::Config;
 use crate::queue::{Queue, format_time};
@@ -56,6 +56,8 @@ async fn work(config: &Config) -> Result<Exit, Failure> {
     let control = parts.control.clone();
     let about = about(config, &parts, &connected);
     let (environment, commands) = parts.environment(config, &connected.pool, LogOptions::default());
+    // Whoever reads that it is waiting may stop it.
+    let signals = Signals::new()?;
     tracing::info!(
         worker_pool = %connected.pool,
         worker_group = config.worker.group,
@@ -108,7 +110,7 @@ async fn work(config: &Config) -> Result<Exit, Failure> {
     };
     tokio::select! {
         exit = work => exit,
-        exit = stop_on_signals(&control) => exit,
+        never = stop_on_signals(signals, &control) => never,
     }
 }
 
@@ -135,10 +137,9 @@ fn about(config: &Config, parts: &start::Parts, connected: &start::Connected) ->
     })
 }
 
-/// SIGINT asks the worker to stop after its tasks; SIGTERM, or SIGINT once more, to resolve them and stop. Returns at the
-/// signal after that, which does not wait for anything: the next start looks after what is left.
-async fn stop_on_signals(control: &Control) -> Result<Exit, Failure> {
-    let mut signals = Signals::new()?;
+/// SIGINT asks the worker to stop after its tasks; SIGTERM, or SIGINT once more, to resolve them and stop. The signal after
+/// that does not wait for anything: the next start looks after what is left.
+async fn stop_on_signals(mut signals: Signals, control: &Control) -> ! {
     if signals.next().await == "SIGINT" {
         control.send(Command::Stop(Stop::Graceful("interrupted (SIGINT)".into())));
         let reason = format!("a second signal ({})", signals.next().await);
@@ -147,6 +148,10 @@ async fn stop_on_signals(control: &Control) -> Result<Exit, Failure> {
         control.send(Command::Stop(Stop::Now("terminated (SIGTERM)".into())));
     }
     let last = signals.next().await;
-    tracing::warn!("{last} once more: leaving at once; the next start resolves what still runs");
-    Ok(Exit::Now(format!("{last} once more")))
+    let exit = Exit::Now(format!("{last} once more"));
+    tracing::warn!(
+        status = exit.status(),
+        "{last} once more: leaving at once; the next start resolves what still runs"
+    );
+    leave_at_once(exit.status())
 }

@@ -11,30 +11,23 @@ use crate::worker::journal::{Journal, JournalError};
 use crate::worker::recover_leases;
 
 /// One of them. It is removed when this is dropped.
-pub(super) struct Scratch(Option<PathBuf>);
+pub(super) struct Scratch(PathBuf);
 
 impl Scratch {
     /// Not made yet: the journal does that.
     pub(super) fn new(config: &Config) -> Self {
-        Scratch(Some(all(config).join(slugid::v4())))
+        Scratch(all(config).join(slugid::v4()))
     }
 
     pub(super) fn path(&self) -> &Path {
-        self.0.as_deref().unwrap_or(Path::new(""))
-    }
-
-    /// Leaves it to [`recover_dead`] of a later process.
-    pub(super) fn keep(mut self) {
-        self.0 = None;
+        &self.0
     }
 }
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        if let Some(path) = &self.0 {
-            // What cannot be removed is tried again by the next one.
-            let _ = std::fs::remove_dir_all(path);
-        }
+        // What cannot be removed is tried again by the next one.
+        let _ = std::fs::remove_dir_all(&self.0);
     }
 }
 

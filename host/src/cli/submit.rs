@@ -63,10 +63,10 @@ fn pool(config: &Config) -> Result<WorkerPoolId, Failure> {
 /// A client of the deployment, or of the embedded queue that runs with this state directory.
 pub(super) fn client(config: &Config) -> Result<QueueClient, Failure> {
     let located = start::running(config)?;
-    Ok(QueueClient::new(ClientConfig::new(
-        located.root_url,
-        Some(located.credentials),
-    ))?)
+    let mut client = ClientConfig::new(located.root_url, Some(located.credentials));
+    // A person waits for this: some seconds, not the minute that a worker has.
+    client.retry.attempts = 5;
+    Ok(QueueClient::new(client)?)
 }
 
 async fn watch(queue: &QueueClient, task: &TaskId) -> Result<ExitCode, Failure> {
@@ -87,8 +87,8 @@ async fn watch(queue: &QueueClient, task: &TaskId) -> Result<ExitCode, Failure> 
                 let bytes = follow::content(queue, task, &log.name).await?;
                 terminal::write(&bytes)?;
             }
-            for artifact in artifacts {
-                terminal::say(format_args!("  {} ({})", artifact.name, artifact.content_type));
+            for artifact in &artifacts {
+                terminal::say(follow::line(artifact));
             }
             return Ok(outcome::of_task(&state));
         }
