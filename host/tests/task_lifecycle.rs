@@ -1,25 +1,50 @@
-//! The lifecycle of a task, with an engine and plugins in this process.
+//! The lifecycle of a task: every scenario twice, with an engine and plugins in this process, and with the same ones
+//! behind the boundary, from a library.
 
+mod support;
 mod task_support;
 
 use std::sync::Arc;
 
 use task_support::Providers;
 use task_support::fakes::{ScriptedEngineProvider, ScriptedPluginProvider};
+use tcw_host::library::{Diagnostics, Loader};
 
-fn in_process() -> Providers {
+async fn in_process() -> Providers {
     Providers {
         engine: Arc::new(ScriptedEngineProvider),
         plugin: Arc::new(ScriptedPluginProvider),
     }
 }
 
+/// A copy of the library for each scenario: what one panics or hangs in is not the next one's.
+async fn from_library() -> Providers {
+    let state = tempfile::tempdir().unwrap();
+    let loader = Loader::new(state.path(), Diagnostics::start());
+    let library = loader
+        .load(&support::library("scripted_library"))
+        .unwrap_or_else(|error| panic!("{error}"));
+    Providers {
+        engine: library.root.engine_provider().await.unwrap(),
+        plugin: library.root.plugin_provider(0).await.unwrap(),
+    }
+}
+
 macro_rules! scenarios {
     ($($name:ident,)*) => {
-        $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-        async fn $name() {
-            task_support::scenarios::$name(&in_process()).await;
-        })*
+        mod in_this_process {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $name() {
+                super::task_support::scenarios::$name(&super::in_process().await).await;
+            })*
+        }
+
+        mod through_a_library {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $name() {
+                super::task_support::scenarios::$name(&super::from_library().await).await;
+            })*
+        }
     };
 }
 
