@@ -20,7 +20,9 @@ fn unique_time(number: u32) -> String {
 
 /// A task that says `here` and then sleeps.
 fn waiting(time: &str) -> String {
-    format!("payload:\n  maxRunTime: 3600\n  command:\n    - [/bin/sh, -c, 'echo here; exec sleep {time}']\n")
+    format!(
+        "payload:\n  maxRunTime: 3600\n  command:\n    - [/bin/sh, -c, 'sleep {time} & echo here; wait']\n"
+    )
 }
 
 /// What `exec` says before anything else with an engine that does not isolate.
@@ -316,6 +318,27 @@ fn what_a_killed_exec_left_is_ended_by_the_next() {
 
     let hello = place.run(&with(&["exec", &example("hello")], &place.native()));
     assert_eq!(hello.code(), 0, "{}", hello.stderr);
+    assert_eq!((processes_with(&time), place.exec_directories()), (vec![], 0));
+}
+
+#[test]
+fn recover_ends_what_a_killed_exec_left() {
+    let place = Place::new();
+    let time = unique_time(6);
+    let task = place.file("wait.yml", &waiting(&time));
+    let exec = place.start(&with(&["exec", &task], &place.native()));
+    exec.prints("here");
+    drop(exec);
+
+    let recovered = place.run(&with(&["recover"], &place.native()));
+    assert_eq!((recovered.code(), recovered.err().as_str()), (0, ""));
+    assert!(
+        recovered
+            .out()
+            .starts_with("ended 2 processes that were left in DIR/state/exec/TASK/tmp/native-"),
+        "{}",
+        recovered.out()
+    );
     assert_eq!((processes_with(&time), place.exec_directories()), (vec![], 0));
 }
 

@@ -65,7 +65,12 @@ async fn exec(arguments: &Arguments, config: &Config) -> Result<ExitCode, Failur
     let parts = start::load(config, scratch.path(), &located, &pool).await?;
     parts.warn(config);
     let engine = &parts.assembly.engine;
-    scratch::recover_dead(config, &engine.engine, &engine.name).await;
+    for message in scratch::recover_dead(config, &engine.engine, &engine.name)
+        .await
+        .messages
+    {
+        tracing::warn!("left by an earlier exec: {message}");
+    }
     let mut connected = parts.connect(config, located, pool)?;
     let embedded = connected.embedded.take();
     let outcome = run_task(arguments, config, &definition, parts, &connected).await;

@@ -5,10 +5,9 @@ use std::sync::Arc;
 
 use tcw_abi::engine::Engine;
 
-use super::terminal;
 use crate::config::Config;
 use crate::worker::journal::{Journal, JournalError};
-use crate::worker::recover_leases;
+use crate::worker::{Recovery, recover_leases};
 
 /// One of them. It is removed when this is dropped.
 pub(super) struct Scratch(PathBuf);
@@ -36,9 +35,10 @@ fn all(config: &Config) -> PathBuf {
 }
 
 /// Removes what processes that are gone have left: directories whose lock nobody holds, and what their journals name.
-pub(super) async fn recover_dead(config: &Config, engine: &Arc<dyn Engine>, library: &str) {
+pub(super) async fn recover_dead(config: &Config, engine: &Arc<dyn Engine>, library: &str) -> Recovery {
+    let mut recovery = Recovery::default();
     let Ok(entries) = std::fs::read_dir(all(config)) else {
-        return;
+        return recovery;
     };
     for entry in entries.flatten() {
         let path = entry.path();
@@ -46,24 +46,25 @@ pub(super) async fn recover_dead(config: &Config, engine: &Arc<dyn Engine>, libr
         if !path.join("journal.sqlite").exists() {
             continue;
         }
-        let left = match Journal::open(&path) {
+        let recovered = match Journal::open(&path) {
             // Somebody uses it.
             Err(JournalError::Locked(_)) => continue,
             Err(error) => Err(error),
             Ok(journal) => recover_leases(&journal, engine, library).await,
         };
-        match left {
-            Ok(recovery) if recovery.left == 0 => {
-                let _ = std::fs::remove_dir_all(&path);
-            }
-            Ok(recovery) => {
-                for message in recovery.messages {
-                    terminal::say(format_args!("tcw-host: left by an earlier exec: {message}"));
+        match recovered {
+            Ok(recovered) => {
+                if recovered.left == 0 {
+                    let _ = std::fs::remove_dir_all(&path);
                 }
+                recovery.messages.extend(recovered.messages);
+                recovery.left += recovered.left;
             }
             Err(error) => {
-                terminal::say(format_args!("tcw-host: left by an earlier exec: {error}"));
+                recovery.messages.push(error.to_string());
+                recovery.left += 1;
             }
         }
     }
+    recovery
 }
