@@ -43,6 +43,32 @@ fn an_engine_and_a_plugin_of_other_workspaces_run_a_task() {
 }
 
 #[test]
+fn submit_asks_the_worker_that_runs_here_where_the_task_belongs() {
+    let place = Place::new();
+    let worker = place.start(&with(&["run", "--number-of-tasks", "1"], &vendors(&place)));
+    worker.says("waiting for tasks");
+    let submitted = place.run(&["submit", &greeted(&place)]);
+    assert_eq!((submitted.code(), submitted.err().as_str()), (0, ""));
+    assert_eq!(worker.end().code(), 0);
+
+    let worker = place.start(&with(&["run"], &vendors(&place)));
+    worker.says("waiting for tasks");
+    let wrong = place.file("wrong.yml", "payload: {script: 'true', greets: Ada}\n");
+    let refused = place.run(&["submit", &wrong]);
+    assert_eq!(
+        (refused.code(), refused.out().as_str(), refused.err().as_str()),
+        (
+            2,
+            "",
+            "tcw-host: the queue refuses the task DIR/wrong.yml:\n\
+             the payload does not fit its schema:\n  \
+             * `greets` is not a known key; `greet` is the nearest\n\
+             These are the rules of worker pool local/script; `tcw-host schema --explain` lists them.\n"
+        )
+    );
+}
+
+#[test]
 fn a_plugin_is_configured_by_its_name() {
     let place = Place::new();
     let vendors = vendors(&place);
