@@ -175,7 +175,7 @@ impl Stream {
         }
     }
 
-    fn to_end(&mut self) -> String {
+    fn drain(&mut self) -> String {
         if let Some(reader) = self.reader.take() {
             reader.join().expect("no reader panics");
         }
@@ -264,8 +264,8 @@ impl Running {
         };
         Ended {
             status,
-            stdout: self.stdout.to_end(),
-            stderr: self.stderr.to_end(),
+            stdout: self.stdout.drain(),
+            stderr: self.stderr.drain(),
             place: self.place.clone(),
         }
     }
