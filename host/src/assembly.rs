@@ -117,6 +117,20 @@ pub enum AssemblyError {
     /// A required library is not among those found.
     #[error("the configuration requires {}, and no library of that name was found in the directories of plugins", list(.0))]
     RequiredMissing(Vec<String>),
+    /// A required library has a plugin that the engine cannot serve.
+    #[error(
+        "the configuration requires the library of {provider}, which needs what engine {engine} does not have: the \
+         features {}; choose another engine, or take the library out of `libraries.required`",
+        list(lacking)
+    )]
+    RequiredLacking {
+        /// Which plugin.
+        provider: Provider,
+        /// The engine's name.
+        engine: String,
+        /// What it would have to have.
+        lacking: Vec<String>,
+    },
     /// The host's own code failed.
     #[error("loading failed inside the worker: {0}")]
     Host(#[from] tokio::task::JoinError),
@@ -201,7 +215,17 @@ pub async fn assemble(
                         fragment.schema = slot.description.payload_schema.clone();
                         plugins.push(slot);
                     }
-                    Ok(Made::Lacking(requires)) => fragment.requires = requires,
+                    Ok(Made::Lacking(mut requires)) => {
+                        if config.libraries.required.contains(&library.manifest.name) {
+                            requires.retain(|feature| !engine.description.has(feature));
+                            return Err(AssemblyError::RequiredLacking {
+                                provider,
+                                engine: engine.name.clone(),
+                                lacking: requires,
+                            });
+                        }
+                        fragment.requires = requires;
+                    }
                     Err(error @ AssemblyError::Creation { .. })
                         if !config.libraries.required.contains(&library.manifest.name) =>
                     {
@@ -222,9 +246,6 @@ pub async fn assemble(
         features: engine.description.features.clone(),
     };
     let schema = PayloadSchema::compose(fragment, fragments).map_err(AssemblyError::Clashes)?;
-    for left_out in schema.left_out() {
-        tracing::warn!("{} {}: it is left out", left_out.provider, left_out.reason);
-    }
     Ok(Assembly {
         engine,
         plugins,

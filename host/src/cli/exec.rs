@@ -63,7 +63,7 @@ async fn exec(arguments: &Arguments, config: &Config) -> Result<ExitCode, Failur
     let located = start::locate_or_join(config).await?;
     let scratch = Scratch::new(config);
     let parts = start::load(config, scratch.path(), &located, &pool).await?;
-    parts.warn_of_missing_isolation();
+    parts.warn(config);
     let engine = &parts.assembly.engine;
     scratch::recover_dead(config, &engine.engine, &engine.name).await;
     let mut connected = parts.connect(config, located, pool)?;

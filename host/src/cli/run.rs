@@ -34,7 +34,7 @@ async fn work(config: &Config) -> Result<Exit, Failure> {
     let pool = start::pool(config)?;
     let located = start::locate(config).await?;
     let parts = start::load(config, &start::worker_directory(config), &located, &pool).await?;
-    parts.warn_of_missing_isolation();
+    parts.warn(config);
     let connected = parts.connect(config, located, pool)?;
     let journal = parts.journal.clone();
     let engine = (

@@ -130,8 +130,14 @@ pub(super) async fn load(
 }
 
 impl Parts {
-    /// For commands that run tasks.
-    pub(super) fn warn_of_missing_isolation(&self) {
+    /// For commands that run tasks: what the operator should know although it is no error.
+    pub(super) fn warn(&self, config: &Config) {
+        for left_out in self.assembly.schema.left_out() {
+            // What the operator has asked for is no news.
+            if !config.plugins.disabled.contains(&left_out.provider.name) {
+                tracing::warn!("{} {}: it is left out", left_out.provider, left_out.reason);
+            }
+        }
         let engine = &self.assembly.engine;
         if engine.description.has(feature::ISOLATION_NONE) {
             tracing::warn!(
