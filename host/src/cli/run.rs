@@ -56,24 +56,12 @@ async fn work(config: &Config) -> Result<Exit, Failure> {
     let control = parts.control.clone();
     let about = about(config, &parts, &connected);
     let (environment, commands) = parts.environment(config, &connected.pool, LogOptions::default());
-    // Whoever reads that it is waiting may stop it.
-    let signals = Signals::new()?;
-    tracing::info!(
-        worker_pool = %connected.pool,
-        worker_group = config.worker.group,
-        worker_id = config.worker.id,
-        capacity = config.worker.capacity,
-        root_url = connected.client.root_url(),
-        engine = environment.engine.name,
-        plugins = environment.plugins.iter().map(|plugin| plugin.name.as_str()).collect::<Vec<_>>().join(","),
-        "waiting for tasks"
-    );
-    if connected.embedded.is_some() {
-        tracing::info!(
-            "the queue is embedded: put tasks into it with `tcw-host submit TASK.yml`; its credentials are in {}",
-            start::embedded_credentials(config).display()
-        );
-    }
+    let plugins: Vec<&str> = environment
+        .plugins
+        .iter()
+        .map(|plugin| plugin.name.as_str())
+        .collect();
+    let plugins = plugins.join(",");
     let options = WorkerOptions {
         capacity: config.worker.capacity,
         queue_name,
@@ -82,6 +70,7 @@ async fn work(config: &Config) -> Result<Exit, Failure> {
         cancellation_interval: config.worker.cancellation_interval,
         ..WorkerOptions::default()
     };
+    let (pool, root_url) = (connected.pool, connected.client.root_url().to_owned());
     let embedded = connected.embedded.map(Arc::new);
     let mut worker = Worker::new(environment, connected.client, journal, options, commands);
     if let Some(embedded) = &embedded {
@@ -99,6 +88,24 @@ async fn work(config: &Config) -> Result<Exit, Failure> {
             %error,
             "`tcw-host status` will not work: the socket {} cannot be made",
             status::socket(&directory).display()
+        );
+    }
+    // Whoever reads that it is waiting may ask for its status, and stop it.
+    let signals = Signals::new()?;
+    tracing::info!(
+        worker_pool = %pool,
+        worker_group = config.worker.group,
+        worker_id = config.worker.id,
+        capacity = config.worker.capacity,
+        root_url,
+        engine = engine.1,
+        plugins,
+        "waiting for tasks"
+    );
+    if embedded.is_some() {
+        tracing::info!(
+            "the queue is embedded: put tasks into it with `tcw-host submit TASK.yml`; its credentials are in {}",
+            start::embedded_credentials(config).display()
         );
     }
     let work = async {
