@@ -152,14 +152,14 @@ impl Stream {
         String::from_utf8_lossy(&self.written.0.lock().expect("no reader panics").bytes).into_owned()
     }
 
-    /// The first whole line with `part` in it.
-    fn line(&self, part: &str) -> Option<String> {
+    /// Waits for the first line that is meant.
+    fn line(&self, is_meant: impl Fn(&str) -> bool) -> Option<String> {
         let deadline = Instant::now() + PATIENCE;
         let mut written = self.written.0.lock().expect("no reader panics");
         loop {
             let text = String::from_utf8_lossy(&written.bytes).into_owned();
             let whole = &text[..text.rfind('\n').map_or(0, |end| end + 1)];
-            if let Some(line) = whole.lines().find(|line| line.contains(part)) {
+            if let Some(line) = whole.lines().find(|line| is_meant(line)) {
                 return Some(line.to_owned());
             }
             let left = deadline.saturating_duration_since(Instant::now());
@@ -221,7 +221,7 @@ impl Running {
 
     /// Waits for a line of its own log.
     pub(crate) fn says(&self, part: &str) -> String {
-        self.stderr.line(part).unwrap_or_else(|| {
+        self.stderr.line(|line| line.contains(part)).unwrap_or_else(|| {
             panic!(
                 "it never said {part:?} on stderr:\n{}\n--- stdout:\n{}",
                 self.stderr.text(),
@@ -230,11 +230,11 @@ impl Running {
         })
     }
 
-    /// Waits for a line on stdout.
-    pub(crate) fn prints(&self, part: &str) -> String {
-        self.stdout.line(part).unwrap_or_else(|| {
+    /// Waits for this line on stdout, without any more in it: a task log shows each command before it runs.
+    pub(crate) fn prints(&self, whole: &str) -> String {
+        self.stdout.line(|line| line == whole).unwrap_or_else(|| {
             panic!(
-                "it never printed {part:?} on stdout:\n{}\n--- stderr:\n{}",
+                "it never printed {whole:?} on stdout:\n{}\n--- stderr:\n{}",
                 self.stdout.text(),
                 self.stderr.text()
             )
