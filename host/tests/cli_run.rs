@@ -415,3 +415,26 @@ fn exec_beside_a_worker_uses_its_queue() {
     assert_eq!(exec.code(), 0, "{}", exec.stderr);
     assert!(exec.stdout.contains("\nbeside it\n"), "{}", exec.stdout);
 }
+
+/// A claim is renewed before it expires, however short it is, with the credentials that each renewal brings.
+#[test]
+fn a_task_that_runs_for_longer_than_a_claim_is_not_lost() {
+    let place = Place::new();
+    let config = place.file("short.yml", "queue:\n  embedded:\n    claimTimeout: 3 s\n");
+    let worker = worker(&place, &["--config", &config, "--number-of-tasks", "1"]);
+    let task = submit(&place, &script(&place, "long", "sleep 8"));
+    let ended = worker.end();
+    assert_eq!(ended.code(), 0, "{}", ended.err());
+    assert!(
+        ended.err().contains("resolution=Completed reported=true"),
+        "{}",
+        ended.err()
+    );
+    let again = place.run(&with(&["run", "--idle-timeout", "1 s"], &place.native()));
+    assert_eq!(
+        again.code(),
+        68,
+        "the one run of {task} was enough: {}",
+        again.err()
+    );
+}
