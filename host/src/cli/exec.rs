@@ -20,7 +20,7 @@ use super::{follow, logging, start, task_file, terminal};
 use crate::config::Config;
 use crate::queue::{Queue, QueueError, TaskId, WorkerPoolId};
 use crate::services::log::{LogOptions, Mirror};
-use crate::worker::{Exit, Worker, WorkerOptions};
+use crate::worker::{Command, Control, Exit, Stop, Worker, WorkerOptions};
 
 #[derive(Args, Debug)]
 pub(super) struct Arguments {
@@ -104,6 +104,7 @@ async fn run_task(
         mirror: Some(terminal()),
         ..LogOptions::default()
     };
+    let control = parts.control.clone();
     let (environment, commands) = parts.environment(config, &connected.pool, log);
     let options = WorkerOptions {
         number_of_tasks: Some(1),
@@ -117,7 +118,7 @@ async fn run_task(
         tokio::spawn(Worker::new(environment, Arc::clone(&queue), journal, options, commands).run());
     let exit = tokio::select! {
         exit = &mut work => exit.map_err(Failure::general)?,
-        () = cancel_on_signal(&mut signals, queue.as_ref(), &task) => leave_at_once(INTERRUPTED),
+        () = cancel_on_signal(&mut signals, queue.as_ref(), &task, &control) => leave_at_once(INTERRUPTED),
     };
     let reported = tokio::select! {
         reported = report(arguments, queue.as_ref(), &task) => reported,
@@ -142,7 +143,7 @@ fn terminal() -> Mirror {
 
 /// The first signal cancels the task, which is then cleaned up and reported; returns at the second, which does not wait
 /// for that.
-async fn cancel_on_signal(signals: &mut Signals, queue: &dyn Queue, task: &TaskId) {
+async fn cancel_on_signal(signals: &mut Signals, queue: &dyn Queue, task: &TaskId, control: &Control) {
     signals.next().await;
     terminal::say("tcw-host: cancelling the task; once more to leave at once");
     let cancelled = tokio::select! {
@@ -152,6 +153,8 @@ async fn cancel_on_signal(signals: &mut Signals, queue: &dyn Queue, task: &TaskI
     if let Err(error) = cancelled {
         terminal::say(format_args!("tcw-host: the task cannot be cancelled: {error}"));
     }
+    // A task that was never claimed will not come any more.
+    control.send(Command::Stop(Stop::Graceful("interrupted".into())));
     signals.next().await;
 }
 
