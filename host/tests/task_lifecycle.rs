@@ -67,6 +67,8 @@ scenarios! {
     host_panics,
     late_and_forbidden_calls,
     conflict_at_the_report,
+    queue_is_away,
+    queue_stays_away,
     waits_for_a_slot,
     late_sandbox,
     slot_is_free_before_cleaning_up,
