@@ -69,6 +69,7 @@ scenarios! {
     conflict_at_the_report,
     queue_is_away,
     queue_stays_away,
+    shutdown_with_a_silent_queue,
     waits_for_a_slot,
     late_sandbox,
     slot_is_free_before_cleaning_up,

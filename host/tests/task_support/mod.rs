@@ -357,6 +357,8 @@ pub(crate) struct FakeQueue {
     pub(crate) conflict: bool,
     /// So many reports find a queue that is away.
     pub(crate) away: AtomicUsize,
+    /// Reports are never answered.
+    pub(crate) silent: bool,
     pub(crate) stored: Mutex<HashMap<String, Vec<u8>>>,
 }
 
@@ -371,6 +373,7 @@ impl FakeQueue {
             task: TaskId::random(),
             conflict: false,
             away: AtomicUsize::new(0),
+            silent: false,
             stored: Mutex::default(),
         }
     }
@@ -381,6 +384,10 @@ impl FakeQueue {
     }
 
     async fn reported(&self, what: &str) -> std::result::Result<TaskStatus, QueueError> {
+        if self.silent {
+            self.tell(&format!("is silent about {what}"));
+            std::future::pending::<()>().await;
+        }
         let away = |left: usize| left.checked_sub(1);
         if self
             .away

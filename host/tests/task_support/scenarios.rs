@@ -633,6 +633,42 @@ pub(crate) async fn queue_stays_away(providers: &Providers) {
     }
 }
 
+/// A queue that does not answer keeps nothing of the task running when the worker shuts down.
+pub(crate) async fn shutdown_with_a_silent_queue(providers: &Providers) {
+    let setting = Setting {
+        engine: json!({"wait": "runs"}),
+        ..only(json!({}))
+    };
+    let stage = Stage::set(providers, setting).await;
+    let queue = Arc::new(FakeQueue {
+        silent: true,
+        ..FakeQueue::plain(&stage.events)
+    });
+    let going = stage.begin_with(payload(), queue);
+    stage.events.until("engine wait", 1).await;
+    going.control.send(TaskEvent::WorkerShutdown);
+    // The report is under way for much longer than this waits.
+    stage.events.until("engine abort", 1).await;
+    assert_eq!(
+        stage.events.count("a exception"),
+        0,
+        "publishing is after the report"
+    );
+    going.control.send(TaskEvent::ClaimLost);
+    let report = going.end().await;
+    assert_eq!(
+        (report.resolution, report.reported),
+        (Resolution::ResolvedElsewhere, false)
+    );
+    stage.events.in_order(&[
+        "queue is silent about exception worker-shutdown",
+        "engine abort",
+        "a exception worker-shutdown",
+        "a dispose",
+    ]);
+    stage.is_clean("silent queue");
+}
+
 /// A task that the engine has no room for waits; the queue does not hear of it.
 pub(crate) async fn waits_for_a_slot(providers: &Providers) {
     let setting = Setting {
