@@ -213,6 +213,12 @@ impl TaskControlReceiver {
         (*self.events.borrow()).filter(|event| event.gives_up())
     }
 
+    /// The event that counts, if there is one.
+    #[cfg(test)]
+    pub(crate) fn event(&self) -> Option<TaskEvent> {
+        *self.events.borrow()
+    }
+
     pub(super) fn enter(&self, state: TaskState) {
         self.status.send_modify(|status| {
             status.state = state;
