@@ -23,7 +23,7 @@ use tcw_abi::services::{FetchRequest, FetchSource, Fetched, FetchedInfo};
 use tcw_abi::{Error, ErrorKind, Result};
 use tokio::sync::OnceCell;
 
-use super::http::{Http, SignedHttp, no_answer};
+use super::http::{self, Http, SignedHttp, no_answer};
 use super::scratch;
 
 /// How often a download is begun.
@@ -71,14 +71,17 @@ impl Fetcher {
                 Arc::new(Stored::of_bytes(http.scratch(), &bytes)?)
             }
             FetchSource::Url { url } => {
-                let parsed = Url::parse(url)
-                    .map_err(|error| Error::malformed(format!("{url:?} is not a URL: {error}")))?;
+                // What cannot be parsed is not shown: nobody can tell what in it is secret.
+                let parsed = Url::parse(url).map_err(|error| {
+                    Error::malformed(format!("the URL of something to fetch is not one: {error}"))
+                })?;
+                let what = http::shown(&parsed);
                 if !matches!(parsed.scheme(), "http" | "https") {
                     return Err(Error::malformed(format!(
-                        "{url:?} cannot be fetched: only http and https URLs can"
+                        "{what} cannot be fetched: only http and https URLs can"
                     )));
                 }
-                self.shared(url, || download(http, parsed.clone(), url)).await?
+                self.shared(url, || download(http, parsed.clone(), &what)).await?
             }
             FetchSource::Artifact { task_id, artifact } => {
                 Arc::new(self.artifact(task_id, artifact, http, signed).await?)
@@ -378,7 +381,9 @@ fn shown(source: &FetchSource) -> String {
     match source {
         FetchSource::Artifact { task_id, artifact } => format!("artifact {artifact} of task {task_id}"),
         FetchSource::Index { namespace, artifact } => format!("artifact {artifact} of index {namespace}"),
-        FetchSource::Url { url } => url.clone(),
+        FetchSource::Url { url } => {
+            Url::parse(url).map_or_else(|_| "the content of a URL".to_owned(), |url| http::shown(&url))
+        }
         FetchSource::Raw { .. } => "the content given as text".to_owned(),
         FetchSource::Base64 { .. } => "the content given as base64".to_owned(),
     }

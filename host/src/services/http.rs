@@ -111,7 +111,7 @@ impl Http {
                 ErrorKind::ResourceUnavailable,
                 format!(
                     "{}: no whole answer within {:.1} s",
-                    shown(&request.head),
+                    shown_request(&request.head),
                     timeout.as_secs_f64()
                 ),
             )),
@@ -273,8 +273,22 @@ fn causes(error: &dyn std::error::Error) -> String {
     text
 }
 
-/// Method and URL without what may be secret in it.
-fn shown(head: &HttpHead) -> String {
-    let url = head.url.split(['?', '#']).next().unwrap_or_default();
-    format!("{} {url}", head.method)
+/// A URL without what may be secret in it: scheme, host, port and path are left of it.
+pub(super) fn shown(url: &Url) -> String {
+    let scheme = url.scheme();
+    // What has no host has no path either, but something that only its scheme understands.
+    if url.cannot_be_a_base() {
+        return format!("{scheme}:");
+    }
+    let host = url.host_str().unwrap_or_default();
+    let port = url.port().map(|port| format!(":{port}")).unwrap_or_default();
+    format!("{scheme}://{host}{port}{}", url.path())
+}
+
+/// Method and URL of a request, for messages.
+fn shown_request(head: &HttpHead) -> String {
+    match Url::parse(&head.url) {
+        Ok(url) => format!("{} {}", head.method, shown(&url)),
+        Err(_) => head.method.clone(),
+    }
 }
