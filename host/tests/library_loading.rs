@@ -127,6 +127,31 @@ async fn a_stored_copy_that_was_damaged_is_replaced() {
     assert_eq!(fs::read(stored).unwrap(), fs::read(greeting()).unwrap());
 }
 
+/// Under every name it is the same image: its statics are there once.
+#[tokio::test]
+async fn equal_bytes_under_several_names_are_stored_once_and_stay_where_they_are() {
+    let scene = Scene::new();
+    let path = scene.plugin();
+    let link = scene.path("liblink.so");
+    fs::hard_link(&path, &link).unwrap();
+    let copy = scene.path("libcopy.so");
+    fs::copy(&path, &copy).unwrap();
+    let first = scene.load(&path).unwrap();
+    for again in [&link, &copy, &path] {
+        assert_eq!(scene.load(again).unwrap().sha256, first.sha256);
+    }
+    let stored = scene
+        .directory
+        .path()
+        .join("state/libraries")
+        .join(&first.sha256);
+    let names: Vec<_> = fs::read_dir(stored)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name())
+        .collect();
+    assert_eq!(names, ["libgreeting_plugin.so"]);
+}
+
 #[tokio::test]
 async fn a_directory_is_a_library_if_it_holds_one() {
     let scene = Scene::new();

@@ -77,16 +77,26 @@ pub(crate) use web_hook::FfiWebHookObject;
 /// `call` methods are cancelled when the caller drops them; `detached` ones run to their end whatever the caller does.
 /// `name: Rust type => FFI type` says how each value crosses; [`wire::Wire`] is checked to agree. `describes` names
 /// the method that answers the object's constants, which cross once, as JSON, when the object does.
+///
+/// What a later version appends stands after `last_prefix_field` as `[1.1] call fn name(...) -> ... else { ... };`: the
+/// block is what the caller gets from a peer that is older than the method. It answers a `Result` and has no
+/// arguments, and the trait that authors see has the same default.
 macro_rules! ffi_object {
     (
         $(#[$doc:meta])*
         $object:ident: $ffi:ident, $to:ident, $wire_object:ident $(, describes $describe:ident: $description:ty)?;
         $($(#[$attribute:meta])* $mode:ident fn $name:ident($($argument:ident: $rust:ty => $wire:ident),*) -> $result:ty => $wire_result:ident;)*
+        $([$since:literal] $later_mode:ident fn $later:ident($($later_argument:ident: $later_rust:ty => $later_wire:ident),*) -> $later_result:ty => $later_wire_result:ident else $default:block;)*
     ) => {
         $(#[$doc])*
         #[abi_stable::sabi_trait]
         pub trait $ffi: Send + Sync {
             $($(#[$attribute])* fn $name(&self, $($argument: $wire,)* options: RString) -> Reply<$wire_result>;)*
+            $(fn $later(&self, $($later_argument: $later_wire,)* options: RString) -> Reply<$later_wire_result> {
+                let _ = ($($later_argument,)* options);
+                let default: Result<$later_result> = $default;
+                boundary::answer(default.and_then(Wire::into_wire))
+            })*
         }
 
         pub type $wire_object = FfiObject<$to<'static, RBox<()>>>;
@@ -101,6 +111,14 @@ macro_rules! ffi_object {
                     let Some(this) = this else { return Err(boundary::gone()) };
                     $(let $argument = <$rust as Wire>::from_wire($argument)?;)*
                     <$result as Wire>::into_wire(this.$name($($argument),*).await?)
+                })
+            })*
+            $(fn $later(&self, $($later_argument: $later_wire,)* _options: RString) -> Reply<$later_wire_result> {
+                let this = self.0.clone();
+                boundary::run(boundary::Mode::$later_mode, concat!(stringify!($object), ".", stringify!($later)), async move {
+                    let Some(this) = this else { return Err(boundary::gone()) };
+                    $(let $later_argument = <$later_rust as Wire>::from_wire($later_argument)?;)*
+                    <$later_result as Wire>::into_wire(this.$later($($later_argument),*).await?)
                 })
             })*
         }
@@ -128,6 +146,13 @@ macro_rules! ffi_object {
                     self.object.$name($($argument,)* wire::no_options())
                 };
                 <$result as Wire>::from_wire(boundary::receive(reply).await?)
+            })*
+            $(async fn $later(&self, $($later_argument: $later_rust),*) -> Result<$later_result> {
+                let reply: Reply<$later_wire_result> = {
+                    $(let $later_argument = <$later_rust as Wire>::into_wire($later_argument)?;)*
+                    self.object.$later($($later_argument,)* wire::no_options())
+                };
+                <$later_result as Wire>::from_wire(boundary::receive(reply).await?)
             })*
         }
 

@@ -15,7 +15,6 @@ use super::verify::{self, Content, Files};
 /// Puts the bytes into the store unless they are there, and answers the main file's path.
 pub(super) fn keep(store: &Path, files: &Files) -> Result<PathBuf, LibraryError> {
     let directory = store.join(&files.sha256);
-    let main = directory.join(&files.main().name);
     let trouble = |error: io::Error| {
         let remedy = match error.kind() {
             io::ErrorKind::StorageFull => {
@@ -30,7 +29,7 @@ pub(super) fn keep(store: &Path, files: &Files) -> Result<PathBuf, LibraryError>
         )
     };
     create(store).map_err(trouble)?;
-    if is_intact(&directory, files) {
+    if let Some(main) = intact(&directory, files) {
         return Ok(main);
     }
     // A copy that differs from its name was damaged. It may be mapped by a process of another worker, so it is moved
@@ -53,11 +52,9 @@ pub(super) fn keep(store: &Path, files: &Files) -> Result<PathBuf, LibraryError>
         // What was written of it is of no use; an error in removing it would hide the first one.
         let _ = fs::remove_dir_all(&building);
         // Another worker may have stored the same library meanwhile.
-        if !is_intact(&directory, files) {
-            return Err(trouble(error));
-        }
+        return intact(&directory, files).ok_or_else(|| trouble(error));
     }
-    Ok(main)
+    Ok(directory.join(&files.main().name))
 }
 
 fn create(directory: &Path) -> io::Result<()> {
@@ -76,17 +73,23 @@ fn write(directory: &Path, content: &Content) -> io::Result<()> {
     Ok(())
 }
 
-fn is_intact(directory: &Path, files: &Files) -> bool {
-    let contents: Option<Vec<Content>> = files
-        .contents
-        .iter()
-        .map(|content| {
-            let bytes = fs::read(directory.join(&content.name)).ok()?;
-            Some(Content {
-                name: content.name.clone(),
-                bytes,
-            })
+/// The main file of the stored copy, if there is one and its bytes still match. A single file keeps the name that it
+/// was first stored under: equal bytes are one library, whatever the operator's files are called.
+fn intact(directory: &Path, files: &Files) -> Option<PathBuf> {
+    let names: Vec<String> = match &files.contents[..] {
+        [_] => fs::read_dir(directory)
+            .ok()?
+            .map(|entry| entry.ok()?.file_name().into_string().ok())
+            .collect::<Option<_>>()?,
+        several => several.iter().map(|content| content.name.clone()).collect(),
+    };
+    let main = directory.join(names.first()?);
+    let contents: Option<Vec<Content>> = names
+        .into_iter()
+        .map(|name| {
+            let bytes = fs::read(directory.join(&name)).ok()?;
+            Some(Content { name, bytes })
         })
         .collect();
-    contents.is_some_and(|contents| verify::digest(&contents) == files.sha256)
+    (verify::digest(&contents?) == files.sha256).then_some(main)
 }
