@@ -1,28 +1,11 @@
 //! Ending tasks: killing, aborting, and processes that would rather stay.
 
+use crate::processes::{all_dead, numbers};
 use crate::scene::{patiently, scene, scene_with, script};
-use rustix::process::{Pid, test_kill_process};
 use serde_json::json;
 use tcw_abi::ErrorKind;
 use tcw_abi::engine::LeaseRecord;
 use tcw_abi::testing::FakeServices;
-
-/// The numbers that the task has printed behind `label`.
-fn numbers(log: &str, label: &str) -> Vec<Pid> {
-    log.lines()
-        .filter_map(|line| line.strip_prefix(label)?.trim().parse().ok())
-        .filter_map(Pid::from_raw)
-        .collect()
-}
-
-fn all_dead(pids: &[Pid]) -> bool {
-    // A zombie that init has not collected yet is as dead as one can be.
-    pids.iter().all(|pid| {
-        test_kill_process(*pid).is_err()
-            || std::fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero()))
-                .map_or(true, |stat| stat.contains(") Z "))
-    })
-}
 
 /// A daemon by the book: it forks, leads a session of its own, and its parent is gone.
 const DAEMON: &str = "setsid sh -c 'sh -c \"echo daemon \\$\\$; : > up; exec sleep 1000\" & echo middle $$' & wait; \
