@@ -10,6 +10,7 @@ mod scene;
 use std::time::{Duration, Instant};
 
 use processes::{all_dead, numbers};
+use rustix::process::{Resource, Rlimit};
 use scene::{patiently, scene, script};
 use tcw_abi::engine::ShellRequest;
 use tokio::sync::Mutex;
@@ -71,4 +72,30 @@ async fn a_shell_that_nobody_gets_is_ended() {
     assert!(result.report().success);
     assert!(all_dead(&numbers(&scene.task.log_text(), "shell ")));
     result.dispose().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn more_processes_than_descriptors_are_ended() {
+    let _alone = ALONE.lock().await;
+    for grace in [0, 5_000] {
+        let scene = scene().await;
+        let sandbox = scene
+            .start(script(
+                "i=0; while [ $i -lt 600 ]; do sleep 1000 & echo sleeper $!; i=$((i+1)); done; echo ready; wait",
+            ))
+            .await;
+        scene.task.wait_for_log("\nready\n").await;
+        let limits = rustix::process::getrlimit(Resource::Nofile);
+        let few = Rlimit {
+            current: Some(400),
+            ..limits
+        };
+        rustix::process::setrlimit(Resource::Nofile, few).unwrap();
+        let killed = patiently(sandbox.kill("a test".into(), grace)).await;
+        rustix::process::setrlimit(Resource::Nofile, limits).unwrap();
+        killed.unwrap();
+        let sleepers = numbers(&scene.task.log_text(), "sleeper ");
+        assert!(sleepers.len() == 600 && all_dead(&sleepers));
+        patiently(sandbox.wait()).await.unwrap().dispose().await.unwrap();
+    }
 }
