@@ -136,11 +136,11 @@ impl Driver {
             None => {
                 let core = Arc::clone(&self.core);
                 // A start under way is finished first, and then is known.
-                blocking(move || {
+                let close = move || {
                     core.close_gate();
                     Ok(())
-                })
-                .await?;
+                };
+                self.core.background.reap(close).await?;
                 self.terminate(&mut control).await
             }
         }
@@ -247,7 +247,7 @@ impl Driver {
             }
             Ok(processes)
         };
-        let mut processes = blocking(asking).await?;
+        let mut processes = self.core.background.reap(asking).await?;
         // Looked at again and again, because there may be more of them than the worker can have descriptors.
         let all_gone = async {
             let mut pause = SHORTEST_LOOK;
@@ -276,11 +276,11 @@ impl Driver {
     /// Ends what is left of the task's processes.
     async fn end_processes(&self) -> Result<()> {
         let core = Arc::clone(&self.core);
-        let stuck = blocking(move || {
+        let end = move || {
             core.close_gate();
             Ok(core.tree().end(DEATH)?)
-        })
-        .await?;
+        };
+        let stuck = self.core.background.reap(end).await?;
         let mut shells = self.core.shells.subscribe();
         let drained = tokio::time::timeout(DEATH, shells.wait_for(|open| *open == 0));
         let all_shells_known = drained.await.is_ok();

@@ -83,7 +83,7 @@ impl EngineProvider for NativeEngineProvider {
             services,
             tasks_directory: configuration.tasks_directory,
             user: Arc::new(User::current()),
-            background: Background::new(),
+            background: Background::new()?,
         }))
     }
 }

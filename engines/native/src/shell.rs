@@ -256,11 +256,11 @@ impl Running {
         *self.terminal.lock().unwrap_or_else(PoisonError::into_inner) = None;
         let core = Arc::clone(&self.core);
         let pid = self.pid;
-        let retired = blocking(move || {
+        let retire = move || {
             core.retire(pid);
             Ok(())
-        })
-        .await;
+        };
+        let retired = self.core.background.reap(retire).await;
         if let Err(error) = retired {
             tracing::warn!(%error, "a shell's process number is kept until its task ends");
         }
@@ -282,7 +282,8 @@ impl Running {
     async fn end_processes(&self) -> Result<()> {
         let core = Arc::clone(&self.core);
         let pid = self.pid;
-        let stuck = blocking(move || Ok(core.tree().end_session(pid, DEATH)?)).await?;
+        let end = move || Ok(core.tree().end_session(pid, DEATH)?);
+        let stuck = self.core.background.reap(end).await?;
         if !stuck.is_empty() {
             return Err(Error::internal(format!(
                 "processes of the shell could not be ended: {}",

@@ -1,5 +1,4 @@
-//! What a task costs the worker's own process: descriptors and threads. The tests count or bound what the whole process
-//! has, so they run one at a time and apart from the others.
+//! What a task costs the worker's own process: descriptors. The tests count or bound what the whole process has, so they run one at a time and apart from the others.
 
 #[path = "../native/processes.rs"]
 mod processes;
