@@ -202,12 +202,28 @@ async fn directories_of_the_engines_own_are_leased_and_recovered() {
         schema_version: 1,
         data: json!({ "directory": path }),
     };
+    // A temporary folder that could not be swept, because processes still wrote to it, and one of another place.
+    let swept = scene.services.root().join("folder-of-the-dead");
+    std::fs::create_dir_all(swept.join("deep")).unwrap();
+    let elsewhere = other.join("folder");
+    std::fs::create_dir_all(&elsewhere).unwrap();
+    let temporary = |id: &str, path: &std::path::Path| LeaseRecord {
+        id: id.into(),
+        schema_version: 1,
+        data: json!({ "directory": path, "temporary": true }),
+    };
     let report = scene
         .engine
-        .recover(vec![record("1", &left), record("2", &other)])
+        .recover(vec![
+            record("1", &left),
+            record("2", &other),
+            temporary("3", &swept),
+            temporary("4", &elsewhere),
+        ])
         .await
         .unwrap();
-    assert_eq!(report.released, ["1"]);
-    assert_eq!(report.messages.len(), 2);
+    assert_eq!(report.released, ["1", "3", "4"]);
+    assert_eq!(report.messages.len(), 4);
     assert!(!left.exists() && other.exists());
+    assert!(!swept.exists() && elsewhere.exists());
 }
