@@ -38,7 +38,8 @@ pub(crate) fn relative<'a>(root: &Path, path: &'a str) -> Result<&'a Path, Reaso
     let path = Path::new(path);
     let path = if path.is_absolute() {
         path.strip_prefix(root)
-            .map_err(|_| format!("it is outside the task directory {}", root.display()))?
+            // The directory's own path is the worker's, and this is read by everybody.
+            .map_err(|_| "it is outside the task directory; name it relative to that".to_owned())?
     } else {
         path
     };
