@@ -16,8 +16,8 @@ use rustix::io::Errno;
 /// Deeper folders are not looked into.
 const DEEPEST: usize = 100;
 
-/// Folders with more files are refused.
-const MOST_FILES: usize = 500_000;
+/// Folders with more entries are refused.
+const MOST_ENTRIES: usize = 500_000;
 
 /// Why there is no such file, for the author of the task. The path is named by the caller.
 pub(crate) type Reason = String;
@@ -38,7 +38,8 @@ pub(crate) fn relative<'a>(root: &Path, path: &'a str) -> Result<&'a Path, Reaso
     let path = Path::new(path);
     let path = if path.is_absolute() {
         path.strip_prefix(root)
-            .map_err(|_| format!("it is outside the task directory {}", root.display()))?
+            // The directory's own path is the worker's, and this is read by everybody.
+            .map_err(|_| "it is outside the task directory; name it relative to that".to_owned())?
     } else {
         path
     };
@@ -174,6 +175,12 @@ pub(crate) struct Listing {
 
 /// Lists the plain files beneath a folder.
 pub(crate) fn list(folder: &OwnedFd) -> Result<Listing, Reason> {
+    list_up_to(folder, MOST_ENTRIES)
+}
+
+fn list_up_to(folder: &OwnedFd, most: usize) -> Result<Listing, Reason> {
+    // Folders too: those that are still to be looked into are remembered like files.
+    let mut entries_so_far = 0;
     let mut listing = Listing::default();
     let mut pending = vec![PathBuf::new()];
     while let Some(below) = pending.pop() {
@@ -202,6 +209,12 @@ pub(crate) fn list(folder: &OwnedFd) -> Result<Listing, Reason> {
             if name == b"." || name == b".." {
                 continue;
             }
+            entries_so_far += 1;
+            if entries_so_far > most {
+                return Err(format!(
+                    "it has more than {most} files and folders; put them into an archive"
+                ));
+            }
             let path = below.join(OsStr::from_bytes(name));
             match entry_type(folder, &path, entry.file_type()) {
                 FileType::Directory if path.components().count() >= DEEPEST => {
@@ -217,11 +230,6 @@ pub(crate) fn list(folder: &OwnedFd) -> Result<Listing, Reason> {
                 _ => listing
                     .left_out
                     .push(format!("{} (not a plain file)", path.display())),
-            }
-            if listing.files.len() + listing.left_out.len() > MOST_FILES {
-                return Err(format!(
-                    "it has more than {MOST_FILES} files; put them into an archive"
-                ));
             }
         }
     }
@@ -372,5 +380,22 @@ fn allowing(directory: &OwnedFd, action: impl Fn() -> Result<(), Errno>) -> Resu
             action()
         }
         other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn folders_count_as_entries_of_a_folder() {
+        let root = std::env::temp_dir().join(format!("tcw-beneath-{}", std::process::id()));
+        std::fs::create_dir_all(root.join("a/b")).unwrap();
+        std::fs::create_dir_all(root.join("c")).unwrap();
+        let folder = open_root(&root).unwrap();
+        let (three, two) = (list_up_to(&folder, 3), list_up_to(&folder, 2));
+        std::fs::remove_dir_all(&root).unwrap();
+        assert_eq!(three, Ok(Listing::default()));
+        assert!(two.unwrap_err().contains("more than 2 files and folders"));
     }
 }

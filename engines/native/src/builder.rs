@@ -170,6 +170,7 @@ impl SandboxBuilder for NativeSandboxBuilder {
             }
         })?;
         let Prepared { directory, log } = self.preparation.get().await?;
+        let unused = Arc::clone(&directory);
         let sandbox = NativeSandbox::start(
             Arc::clone(&self.preparation.task),
             directory,
@@ -178,8 +179,17 @@ impl SandboxBuilder for NativeSandboxBuilder {
             self.commands.clone(),
             log,
             &self.background,
-        )?;
-        Ok(Arc::new(sandbox))
+        );
+        match sandbox {
+            Ok(sandbox) => Ok(Arc::new(sandbox)),
+            Err(error) => {
+                // There is no sandbox that would remove it, and `discard` leaves a started one alone.
+                if let Err(error) = unused.remove().await {
+                    tracing::warn!(%error, "a task directory was left behind");
+                }
+                Err(error)
+            }
+        }
     }
 
     async fn discard(&self) -> Result<()> {

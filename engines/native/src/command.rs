@@ -6,7 +6,6 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rustix::event::PollFlags;
 use rustix::fs::Access;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use tcw_abi::{Error, Result};
@@ -136,21 +135,6 @@ pub(crate) async fn exited(pid: i32) -> Result<Exit> {
         let mut ready = fd.readable().await.map_err(|error| lost(&error))?;
         if let Some(exit) = spawn::peek(pid).map_err(|error| lost(&error))? {
             return Ok(exit);
-        }
-        ready.clear_ready();
-    }
-}
-
-/// Returns when a process that is held by its pidfd has ended, whoever's child it is.
-pub(crate) async fn gone(fd: std::os::fd::OwnedFd) -> Result<()> {
-    let fd = spawn::watched(fd)?;
-    loop {
-        let mut ready = fd.readable().await?;
-        let mut state = [rustix::event::PollFd::new(&fd, PollFlags::IN)];
-        if rustix::event::poll(&mut state, Some(&rustix::event::Timespec::default()))
-            .is_ok_and(|count| count > 0)
-        {
-            return Ok(());
         }
         ready.clear_ready();
     }

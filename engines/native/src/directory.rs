@@ -192,9 +192,12 @@ fn remove_place(place: &Path) -> Result<()> {
     result.map_err(|error| Error::internal(format!("{} cannot be removed: {error}", place.display())))
 }
 
-/// Ends what a dead worker left running in a directory, and removes the directory if it is this engine's. Answers what was
-/// done.
-pub(crate) async fn recover(record: &LeaseRecord, tasks_directory: Option<&Path>) -> Result<String> {
+/// Ends what a dead worker left running in a directory, and removes the directory. Answers what was done.
+pub(crate) async fn recover(
+    services: &dyn Services,
+    record: &LeaseRecord,
+    tasks_directory: Option<&Path>,
+) -> Result<String> {
     let leased: Leased = serde_json::from_value(record.data.clone())
         .map_err(|error| Error::internal(format!("the lease {} cannot be read: {error}", record.id)))?;
     let place = leased.directory;
@@ -209,15 +212,26 @@ pub(crate) async fn recover(record: &LeaseRecord, tasks_directory: Option<&Path>
             place.display()
         )));
     }
+    // The host has swept its temporary folders, but before this engine was there to end who still wrote to them.
+    let removable = !leased.temporary || is_temporary(services, &place).await?;
     blocking(move || {
         let ended = end_processes(&place)?;
-        if leased.temporary {
+        if !removable {
             return Ok(format!("{ended} in {}", place.display()));
         }
         remove_place(&place)?;
         Ok(format!("{ended}; removed the task directory {}", place.display()))
     })
     .await
+}
+
+/// Whether it is where the host makes temporary folders. A worker whose state has moved does not remove what is at the
+/// old place, on the word of a journal that has come along.
+async fn is_temporary(services: &dyn Services, place: &Path) -> Result<bool> {
+    let folder = services.temporary_folder().await?;
+    let path = PathBuf::from(folder.description().path);
+    folder.dispose().await?;
+    Ok(place.parent() == path.parent() && place.file_name().is_some())
 }
 
 /// Ends the processes of a task whose worker is dead. Blocking.

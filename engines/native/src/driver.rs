@@ -26,6 +26,10 @@ use crate::tree::Process;
 /// How long a killed process may take to die. Only one that waits for a broken device takes any time at all.
 const DEATH: Duration = Duration::from_secs(20);
 
+/// The pauses between two looks at processes that were asked to end.
+const SHORTEST_LOOK: Duration = Duration::from_millis(2);
+const LONGEST_LOOK: Duration = Duration::from_millis(100);
+
 /// A command that was started.
 #[derive(Clone, Copy)]
 struct Running {
@@ -132,11 +136,11 @@ impl Driver {
             None => {
                 let core = Arc::clone(&self.core);
                 // A start under way is finished first, and then is known.
-                blocking(move || {
+                let close = move || {
                     core.close_gate();
                     Ok(())
-                })
-                .await?;
+                };
+                self.core.background.reap(close).await?;
                 self.terminate(&mut control).await
             }
         }
@@ -235,26 +239,31 @@ impl Driver {
         if grace.is_zero() {
             return Ok(());
         }
-        let processes: Vec<Process> = blocking(move || {
-            let processes = core.tree().hold()?;
+        let asking = move || {
+            let processes: Vec<Process> = core.tree().look()?.iter().map(Process::from).collect();
             for process in &processes {
-                process.signal(Signal::TERM);
-                // What is stopped would not hear of it.
-                process.signal(Signal::CONT);
+                // What is stopped would not hear of the first.
+                process.signal(&[Signal::TERM, Signal::CONT]);
             }
             Ok(processes)
-        })
-        .await?;
+        };
+        let mut processes = self.core.background.reap(asking).await?;
+        // Looked at again and again, because there may be more of them than the worker can have descriptors.
         let all_gone = async {
-            for process in processes {
-                command::gone(process.fd).await?;
+            let mut pause = SHORTEST_LOOK;
+            loop {
+                processes.retain(Process::alive);
+                if processes.is_empty() {
+                    return;
+                }
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(LONGEST_LOOK);
             }
-            Ok(())
         };
         tokio::pin!(all_gone);
         loop {
             tokio::select! {
-                gone = &mut all_gone => return gone,
+                () = &mut all_gone => return Ok(()),
                 () = tokio::time::sleep(grace.saturating_sub(asked.elapsed())) => return Ok(()),
                 order = ordered(control, Some(Order::Kill(grace))) => match order {
                     Order::Kill(shorter) => grace = shorter,
@@ -267,11 +276,11 @@ impl Driver {
     /// Ends what is left of the task's processes.
     async fn end_processes(&self) -> Result<()> {
         let core = Arc::clone(&self.core);
-        let stuck = blocking(move || {
+        let end = move || {
             core.close_gate();
             Ok(core.tree().end(DEATH)?)
-        })
-        .await?;
+        };
+        let stuck = self.core.background.reap(end).await?;
         let mut shells = self.core.shells.subscribe();
         let drained = tokio::time::timeout(DEATH, shells.wait_for(|open| *open == 0));
         let all_shells_known = drained.await.is_ok();

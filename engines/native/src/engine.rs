@@ -83,7 +83,7 @@ impl EngineProvider for NativeEngineProvider {
             services,
             tasks_directory: configuration.tasks_directory,
             user: Arc::new(User::current()),
-            background: Background::new(),
+            background: Background::new()?,
         }))
     }
 }
@@ -155,7 +155,7 @@ impl Engine for NativeEngine {
     async fn recover(&self, leases: Vec<LeaseRecord>) -> Result<RecoveryReport> {
         let mut report = RecoveryReport::default();
         for lease in leases {
-            match directory::recover(&lease, self.tasks_directory.as_deref()).await {
+            match directory::recover(&*self.services, &lease, self.tasks_directory.as_deref()).await {
                 Ok(message) => {
                     report.messages.push(message);
                     report.released.push(lease.id);

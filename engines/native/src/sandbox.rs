@@ -62,6 +62,7 @@ pub(crate) struct Core {
     pub(crate) control: watch::Sender<Control>,
     /// Shells that have not ended.
     pub(crate) shells: watch::Sender<usize>,
+    pub(crate) background: Arc<Background>,
     gate: Mutex<Gate>,
 }
 
@@ -218,6 +219,7 @@ impl NativeSandbox {
                 open: true,
                 tree: Tree::new(directory.path()),
             }),
+            background: Arc::clone(background),
             task,
             directory,
         });

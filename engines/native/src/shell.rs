@@ -15,7 +15,7 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{Winsize, tcsetwinsize};
 use tcw_abi::engine::{OpenShell, Shell, ShellRequest, ShellStreams, TerminalSize};
-use tcw_abi::runtime::{blocking, spawn};
+use tcw_abi::runtime::{self, blocking, spawn};
 use tcw_abi::{Error, ErrorKind, Result, async_trait};
 use tokio::sync::watch;
 
@@ -73,42 +73,45 @@ pub(crate) async fn open(core: &Arc<Core>, request: ShellRequest) -> Result<Open
         Some(path) => core.directory.path().join(path),
         None => core.directory.path().to_owned(),
     };
-    let opening = Arc::clone(core);
+    let core = Arc::clone(core);
     let tty = request.tty;
     let size = request.size;
-    let started = blocking(move || Ok(start(&opening, &command, &variables, directory, tty, size))).await?;
-    let (pid, streams, other_side) = match started {
-        Ok(started) => started,
-        Err(OpenError::Start(StartError::Closed)) => {
-            return Err(match core.control.borrow().phase {
-                Phase::Aborted => aborted(),
-                _ => terminated(),
-            });
+    // Nothing is left to do when this returns: the caller may have gone away meanwhile, and then what is returned here
+    // is dropped, which ends the shell.
+    blocking(move || {
+        // Asked for before there is a process, because without it nobody could watch one.
+        let runtime = runtime::handle()?;
+        let (pid, streams, other_side) = start(&core, &command, &variables, directory, tty, size)
+            .map_err(|error| explain(error, &core))?;
+        let running = Arc::new(Running {
+            core,
+            pid,
+            terminal: Mutex::new(other_side),
+            tty,
+            state: watch::Sender::new(State::default()),
+        });
+        runtime.spawn(Arc::clone(&running).watch());
+        let shell = Arc::new(NativeShell(running));
+        Ok(OpenShell { shell, streams })
+    })
+    .await
+}
+
+fn explain(error: OpenError, core: &Core) -> Error {
+    match error {
+        OpenError::Start(StartError::Closed) => match core.control.borrow().phase {
+            Phase::Aborted => aborted(),
+            _ => terminated(),
+        },
+        OpenError::Start(StartError::Launch(LaunchError::Task(reason))) => Error::new(
+            ErrorKind::ResourceNotFound,
+            format!("the shell cannot be started: {reason}"),
+        ),
+        OpenError::Start(StartError::Launch(LaunchError::Worker(error))) => {
+            Error::internal(format!("the shell cannot be started: {error}"))
         }
-        Err(OpenError::Start(StartError::Launch(LaunchError::Task(reason)))) => {
-            return Err(Error::new(
-                ErrorKind::ResourceNotFound,
-                format!("the shell cannot be started: {reason}"),
-            ));
-        }
-        Err(OpenError::Start(StartError::Launch(LaunchError::Worker(error)))) => {
-            return Err(Error::internal(format!("the shell cannot be started: {error}")));
-        }
-        Err(OpenError::Streams(error)) => {
-            return Err(Error::internal(format!(
-                "the shell's streams cannot be made: {error}"
-            )));
-        }
-    };
-    let shell = Arc::new(NativeShell {
-        core: Arc::clone(core),
-        pid,
-        terminal: Mutex::new(other_side),
-        tty: request.tty,
-        state: watch::Sender::new(State::default()),
-    });
-    spawn(Arc::clone(&shell).watch())?;
-    Ok(OpenShell { shell, streams })
+        OpenError::Streams(error) => Error::internal(format!("the shell's streams cannot be made: {error}")),
+    }
 }
 
 enum OpenError {
@@ -224,7 +227,8 @@ struct State {
     end: Option<Result<End>>,
 }
 
-struct NativeShell {
+/// A shell's process, shared by who watches it and who has it.
+struct Running {
     core: Arc<Core>,
     pid: i32,
     terminal: Mutex<Option<OwnedFd>>,
@@ -232,7 +236,7 @@ struct NativeShell {
     state: watch::Sender<State>,
 }
 
-impl NativeShell {
+impl Running {
     /// Waits for the end and tells everybody.
     async fn watch(self: Arc<Self>) {
         let exit = command::exited(self.pid).await;
@@ -252,15 +256,41 @@ impl NativeShell {
         *self.terminal.lock().unwrap_or_else(PoisonError::into_inner) = None;
         let core = Arc::clone(&self.core);
         let pid = self.pid;
-        let retired = blocking(move || {
+        let retire = move || {
             core.retire(pid);
             Ok(())
-        })
-        .await;
+        };
+        let retired = self.core.background.reap(retire).await;
         if let Err(error) = retired {
             tracing::warn!(%error, "a shell's process number is kept until its task ends");
         }
         self.core.shells.send_modify(|open| *open -= 1);
+    }
+
+    /// Whether it has not ended by itself, and so is ended now by those who say so.
+    fn give_up(&self) -> bool {
+        let mut by_itself = false;
+        self.state.send_if_modified(|state| {
+            by_itself = matches!(&state.end, Some(end) if !matches!(end, Ok(End::Aborted)));
+            state.aborting = true;
+            false
+        });
+        !by_itself
+    }
+
+    /// Ends every process of its session.
+    async fn end_processes(&self) -> Result<()> {
+        let core = Arc::clone(&self.core);
+        let pid = self.pid;
+        let end = move || Ok(core.tree().end_session(pid, DEATH)?);
+        let stuck = self.core.background.reap(end).await?;
+        if !stuck.is_empty() {
+            return Err(Error::internal(format!(
+                "processes of the shell could not be ended: {}",
+                stuck.join(", ")
+            )));
+        }
+        Ok(())
     }
 
     async fn end(&self) -> Result<End> {
@@ -276,6 +306,24 @@ impl NativeShell {
     }
 }
 
+/// What the caller has. Nobody can reach the shell any more when it is dropped, so it ends then.
+struct NativeShell(Arc<Running>);
+
+impl Drop for NativeShell {
+    fn drop(&mut self) {
+        let running = Arc::clone(&self.0);
+        if running.state.borrow().end.is_some() || !running.give_up() {
+            return;
+        }
+        // Without a runtime the process is ending, and the next start ends what is left of the task.
+        let _ = spawn(async move {
+            if let Err(error) = running.end_processes().await {
+                tracing::warn!(%error, "a shell that nobody has goes on until its task ends");
+            }
+        });
+    }
+}
+
 fn ended() -> Error {
     Error::new(ErrorKind::ShellTerminated, "the shell has ended")
 }
@@ -283,10 +331,10 @@ fn ended() -> Error {
 #[async_trait]
 impl Shell for NativeShell {
     async fn set_size(&self, size: TerminalSize) -> Result<()> {
-        if !self.tty {
+        if !self.0.tty {
             return Err(no_terminal());
         }
-        match &*self.terminal.lock().unwrap_or_else(PoisonError::into_inner) {
+        match &*self.0.terminal.lock().unwrap_or_else(PoisonError::into_inner) {
             Some(terminal) => tcsetwinsize(terminal, window(size))
                 .map_err(|error| Error::internal(format!("the terminal's size cannot be set: {error}"))),
             None => Err(ended()),
@@ -294,29 +342,15 @@ impl Shell for NativeShell {
     }
 
     async fn abort(&self) -> Result<()> {
-        let mut by_itself = false;
-        self.state.send_if_modified(|state| {
-            by_itself = matches!(&state.end, Some(end) if !matches!(end, Ok(End::Aborted)));
-            state.aborting = true;
-            false
-        });
-        if by_itself {
+        if !self.0.give_up() {
             return Err(ended());
         }
-        let core = Arc::clone(&self.core);
-        let pid = self.pid;
-        let stuck = blocking(move || Ok(core.tree().end_session(pid, DEATH)?)).await?;
-        if !stuck.is_empty() {
-            return Err(Error::internal(format!(
-                "processes of the shell could not be ended: {}",
-                stuck.join(", ")
-            )));
-        }
-        self.end().await.map(drop)
+        self.0.end_processes().await?;
+        self.0.end().await.map(drop)
     }
 
     async fn wait(&self) -> Result<bool> {
-        match self.end().await? {
+        match self.0.end().await? {
             End::Exited { success } => Ok(success),
             End::Aborted => Err(Error::new(ErrorKind::ShellAborted, "the shell was aborted")),
         }

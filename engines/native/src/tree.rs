@@ -23,6 +23,7 @@ use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 /// More processes than any machine makes in a millisecond: the bound for saying that numbers have not wrapped round.
@@ -30,6 +31,12 @@ const FORKS_PER_MILLISECOND: u128 = 100;
 
 /// An environment that is longer is looked at up to here.
 const LONGEST_ENVIRONMENT: u64 = 4 << 20;
+
+/// As many processes are held at a time.
+const MOST_HELD: usize = 256;
+
+/// Between two attempts at what has failed for want of something.
+const PAUSE: Duration = Duration::from_millis(10);
 
 /// The processes that the engine started itself, and how to know the others.
 #[derive(Clone, Debug)]
@@ -96,44 +103,61 @@ impl Stat {
     }
 }
 
-/// A process that was found, held so that its number cannot be somebody else's.
-#[derive(Debug)]
+/// A process that was found. It is not held for longer than a signal takes: a task may have thousands, and the worker
+/// has a thousand descriptors. Its start tells it from another that has got its number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Process {
-    pub(crate) pid: i32,
+    pid: i32,
     start: u64,
-    pub(crate) fd: OwnedFd,
+}
+
+impl From<&Stat> for Process {
+    fn from(stat: &Stat) -> Self {
+        Process {
+            pid: stat.pid,
+            start: stat.start,
+        }
+    }
 }
 
 impl Process {
-    fn hold(stat: &Stat) -> Option<Process> {
-        let fd = pidfd_open(Pid::from_raw(stat.pid)?, PidfdFlags::empty()).ok()?;
+    /// `None`: it is gone, or the worker is short of descriptors; the next look tells.
+    fn hold(&self) -> Option<OwnedFd> {
+        let fd = pidfd_open(Pid::from_raw(self.pid)?, PidfdFlags::empty()).ok()?;
         // The number may have changed hands between the look and the line above.
-        (Stat::read(stat.pid)?.start == stat.start).then_some(Process {
-            pid: stat.pid,
-            start: stat.start,
-            fd,
-        })
+        (Stat::read(self.pid)?.start == self.start).then_some(fd)
     }
 
-    /// Failure means that it is gone, or that it belongs to another user by now; the next look tells.
-    pub(crate) fn signal(&self, signal: Signal) {
-        let _ = pidfd_send_signal(&self.fd, signal);
+    /// Answers whether it was there. Failure to signal it means that it is gone, or that it belongs to another user by
+    /// now; the next look tells.
+    pub(crate) fn signal(&self, signals: &[Signal]) -> bool {
+        let held = self.hold();
+        for signal in signals {
+            let _ = held.as_ref().map(|fd| pidfd_send_signal(fd, *signal));
+        }
+        held.is_some()
     }
 
-    /// Whether it ended before the deadline.
-    fn wait(&self, deadline: Instant) -> bool {
-        loop {
-            let left = deadline.saturating_duration_since(Instant::now());
-            let timeout = Timespec::try_from(left).unwrap_or(Timespec {
-                tv_sec: 1,
-                tv_nsec: 0,
-            });
-            let mut ready = [PollFd::new(&self.fd, PollFlags::IN)];
-            match poll(&mut ready, Some(&timeout)) {
-                Ok(0) if left.is_zero() => return false,
-                Ok(0) | Err(_) => {}
-                Ok(_) => return true,
-            }
+    pub(crate) fn alive(&self) -> bool {
+        Stat::read(self.pid).is_some_and(|stat| stat.start == self.start && stat.alive())
+    }
+}
+
+/// Whether the process that is held ended before the deadline.
+fn wait(held: &OwnedFd, deadline: Instant) -> bool {
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let timeout = Timespec::try_from(left).unwrap_or(Timespec {
+            tv_sec: 1,
+            tv_nsec: 0,
+        });
+        let mut ready = [PollFd::new(held, PollFlags::IN)];
+        match poll(&mut ready, Some(&timeout)) {
+            Ok(0) | Err(_) if left.is_zero() => return false,
+            Ok(0) | Err(Errno::INTR) => {}
+            // Whatever it is, it may not pass soon.
+            Err(_) => std::thread::sleep(PAUSE.min(left)),
+            Ok(_) => return true,
         }
     }
 }
@@ -186,11 +210,6 @@ impl Tree {
     /// Every live process of the task.
     pub(crate) fn look(&self) -> io::Result<Vec<Stat>> {
         self.select(&self.leaders, Some(&self.mark))
-    }
-
-    /// Every live process of the task, held.
-    pub(crate) fn hold(&self) -> io::Result<Vec<Process>> {
-        Ok(self.look()?.iter().filter_map(Process::hold).collect())
     }
 
     /// Every live process of one session, and their descendants.
@@ -264,8 +283,11 @@ impl Tree {
         end_all(|| self.look(), bound)
     }
 
-    /// Ends one session.
+    /// Ends one session, unless its leader's number has been given back and may be somebody else's.
     pub(crate) fn end_session(&self, leader: i32, bound: Duration) -> io::Result<Vec<String>> {
+        if !self.leaders.contains(&leader) {
+            return Ok(Vec::new());
+        }
         end_all(|| self.look_in_session(leader), bound)
     }
 }
@@ -273,37 +295,44 @@ impl Tree {
 fn end_all(look: impl Fn() -> io::Result<Vec<Stat>>, bound: Duration) -> io::Result<Vec<String>> {
     let deadline = Instant::now() + bound;
     loop {
-        let mut held: Vec<Process> = Vec::new();
+        let mut stopped: BTreeSet<Process> = BTreeSet::new();
         loop {
             let found = look()?;
-            if found.is_empty() && held.is_empty() {
+            if found.is_empty() && stopped.is_empty() {
                 return Ok(Vec::new());
             }
-            let known = held.len();
-            for stat in &found {
-                if !held
-                    .iter()
-                    .any(|process| (process.pid, process.start) == (stat.pid, stat.start))
-                    && let Some(process) = Process::hold(stat)
-                {
-                    process.signal(Signal::STOP);
-                    held.push(process);
+            let known = stopped.len();
+            for process in found.iter().map(Process::from) {
+                if !stopped.contains(&process) && process.signal(&[Signal::STOP]) {
+                    stopped.insert(process);
                 }
             }
-            if held.len() == known || Instant::now() >= deadline {
+            if stopped.len() == known || Instant::now() >= deadline {
                 break;
             }
         }
-        for process in &held {
-            process.signal(Signal::KILL);
+        if stopped.is_empty() {
+            // There are some, but none could be held: they have just died, or descriptors are short.
+            std::thread::sleep(PAUSE);
         }
-        let stuck: Vec<String> = held
-            .iter()
-            .filter(|process| !process.wait(deadline))
-            .map(|process| describe(process.pid))
-            .collect();
-        if !stuck.is_empty() || Instant::now() >= deadline {
-            let mut left = stuck;
+        // All of them before any is waited for: the death of a parent wakes what is stopped.
+        for process in &stopped {
+            process.signal(&[Signal::KILL]);
+        }
+        let stopped: Vec<Process> = stopped.into_iter().collect();
+        let mut left: Vec<String> = Vec::new();
+        for some in stopped.chunks(MOST_HELD) {
+            let held: Vec<_> = some
+                .iter()
+                .filter_map(|process| Some((process.pid, process.hold()?)))
+                .collect();
+            left.extend(
+                held.iter()
+                    .filter(|(_, fd)| !wait(fd, deadline))
+                    .map(|(pid, _)| describe(*pid)),
+            );
+        }
+        if !left.is_empty() || Instant::now() >= deadline {
             if left.is_empty() {
                 left = look()?.iter().map(|stat| describe(stat.pid)).collect();
             }

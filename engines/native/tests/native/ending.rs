@@ -1,28 +1,11 @@
 //! Ending tasks: killing, aborting, and processes that would rather stay.
 
+use crate::processes::{all_dead, numbers};
 use crate::scene::{patiently, scene, scene_with, script};
-use rustix::process::{Pid, test_kill_process};
 use serde_json::json;
 use tcw_abi::ErrorKind;
 use tcw_abi::engine::LeaseRecord;
 use tcw_abi::testing::FakeServices;
-
-/// The numbers that the task has printed behind `label`.
-fn numbers(log: &str, label: &str) -> Vec<Pid> {
-    log.lines()
-        .filter_map(|line| line.strip_prefix(label)?.trim().parse().ok())
-        .filter_map(Pid::from_raw)
-        .collect()
-}
-
-fn all_dead(pids: &[Pid]) -> bool {
-    // A zombie that init has not collected yet is as dead as one can be.
-    pids.iter().all(|pid| {
-        test_kill_process(*pid).is_err()
-            || std::fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero()))
-                .map_or(true, |stat| stat.contains(") Z "))
-    })
-}
 
 /// A daemon by the book: it forks, leads a session of its own, and its parent is gone.
 const DAEMON: &str = "setsid sh -c 'sh -c \"echo daemon \\$\\$; : > up; exec sleep 1000\" & echo middle $$' & wait; \
@@ -219,12 +202,28 @@ async fn directories_of_the_engines_own_are_leased_and_recovered() {
         schema_version: 1,
         data: json!({ "directory": path }),
     };
+    // A temporary folder that could not be swept, because processes still wrote to it, and one of another place.
+    let swept = scene.services.root().join("folder-of-the-dead");
+    std::fs::create_dir_all(swept.join("deep")).unwrap();
+    let elsewhere = other.join("folder");
+    std::fs::create_dir_all(&elsewhere).unwrap();
+    let temporary = |id: &str, path: &std::path::Path| LeaseRecord {
+        id: id.into(),
+        schema_version: 1,
+        data: json!({ "directory": path, "temporary": true }),
+    };
     let report = scene
         .engine
-        .recover(vec![record("1", &left), record("2", &other)])
+        .recover(vec![
+            record("1", &left),
+            record("2", &other),
+            temporary("3", &swept),
+            temporary("4", &elsewhere),
+        ])
         .await
         .unwrap();
-    assert_eq!(report.released, ["1"]);
-    assert_eq!(report.messages.len(), 2);
+    assert_eq!(report.released, ["1", "3", "4"]);
+    assert_eq!(report.messages.len(), 4);
     assert!(!left.exists() && other.exists());
+    assert!(!swept.exists() && elsewhere.exists());
 }

@@ -3,5 +3,6 @@
 mod commands;
 mod ending;
 mod files;
+mod processes;
 mod scene;
 mod shells;
