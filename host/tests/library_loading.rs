@@ -140,11 +140,7 @@ async fn equal_bytes_under_several_names_are_stored_once_and_stay_where_they_are
     for again in [&link, &copy, &path] {
         assert_eq!(scene.load(again).unwrap().sha256, first.sha256);
     }
-    let stored = scene
-        .directory
-        .path()
-        .join("state/libraries")
-        .join(&first.sha256);
+    let stored = scene.directory.path().join("state/libraries").join(&first.sha256);
     let names: Vec<_> = fs::read_dir(stored)
         .unwrap()
         .map(|entry| entry.unwrap().file_name())
