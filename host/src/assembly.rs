@@ -15,6 +15,7 @@ use tcw_abi::engine::Section;
 use tcw_abi::plugin::PluginProvider;
 
 use crate::config::Config;
+use crate::library::inspect::inspect_file;
 use crate::library::{Library, LibraryError, Loader, find};
 use crate::schema::{
     Clash, EngineFragment, ObjectSchema, PayloadSchema, PluginFragment, Provider, ProviderKind, Violation,
@@ -101,7 +102,7 @@ pub enum AssemblyError {
         known: String,
     },
     /// A provider failed.
-    #[error("{provider} does not start: {error}")]
+    #[error("{provider} does not start: {}", error.message())]
     Creation {
         /// Which.
         provider: Provider,
@@ -109,7 +110,7 @@ pub enum AssemblyError {
         error: tcw_abi::Error,
     },
     /// The schemas do not make one.
-    #[error("{}", lines(.0))]
+    #[error("the libraries do not go together:\n{}", lines(.0))]
     Clashes(Vec<Clash>),
     /// A library's schema is not one.
     #[error("{0}")]
@@ -117,6 +118,20 @@ pub enum AssemblyError {
     /// A required library is not among those found.
     #[error("the configuration requires {}, and no library of that name was found in the directories of plugins", list(.0))]
     RequiredMissing(Vec<String>),
+    /// A required library has a plugin that the engine cannot serve.
+    #[error(
+        "the configuration requires the library of {provider}, which needs what engine {engine} does not have: the \
+         features {}; choose another engine, or take the library out of `libraries.required`",
+        list(lacking)
+    )]
+    RequiredLacking {
+        /// Which plugin.
+        provider: Provider,
+        /// The engine's name.
+        engine: String,
+        /// What it would have to have.
+        lacking: Vec<String>,
+    },
     /// The host's own code failed.
     #[error("loading failed inside the worker: {0}")]
     Host(#[from] tokio::task::JoinError),
@@ -201,8 +216,18 @@ pub async fn assemble(
                         fragment.schema = slot.description.payload_schema.clone();
                         plugins.push(slot);
                     }
-                    Ok(Made::Lacking(requires)) => fragment.requires = requires,
-                    Err(error @ AssemblyError::Creation { .. })
+                    Ok(Made::Lacking(mut requires)) => {
+                        if config.libraries.required.contains(&library.manifest.name) {
+                            requires.retain(|feature| !engine.description.has(feature));
+                            return Err(AssemblyError::RequiredLacking {
+                                provider,
+                                engine: engine.name.clone(),
+                                lacking: requires,
+                            });
+                        }
+                        fragment.requires = requires;
+                    }
+                    Err(error @ (AssemblyError::Creation { .. } | AssemblyError::Schema(_)))
                         if !config.libraries.required.contains(&library.manifest.name) =>
                     {
                         tracing::error!(plugin = name, "{error}; it is left out");
@@ -221,10 +246,14 @@ pub async fn assemble(
         schema: engine.description.payload_schema.clone(),
         features: engine.description.features.clone(),
     };
-    let schema = PayloadSchema::compose(fragment, fragments).map_err(AssemblyError::Clashes)?;
-    for left_out in schema.left_out() {
-        tracing::warn!("{} {}: it is left out", left_out.provider, left_out.reason);
-    }
+    let schema = compose(
+        config,
+        &libraries,
+        fragment,
+        fragments,
+        &mut plugins,
+        &mut refused,
+    )?;
     Ok(Assembly {
         engine,
         plugins,
@@ -234,9 +263,70 @@ pub async fn assemble(
     })
 }
 
+/// One schema of all fragments. A plugin whose own fragment is none is left out, unless its library is required; then,
+/// and when fragments contradict each other, there is no schema.
+fn compose(
+    config: &Config,
+    libraries: &[Library],
+    engine: EngineFragment,
+    mut fragments: Vec<PluginFragment>,
+    plugins: &mut Vec<PluginSlot>,
+    refused: &mut Vec<String>,
+) -> Result<PayloadSchema, AssemblyError> {
+    let required = |plugin: &str| {
+        libraries.iter().any(|library| {
+            config.libraries.required.contains(&library.manifest.name)
+                && library.manifest.plugins.iter().any(|name| name == plugin)
+        })
+    };
+    loop {
+        let clashes = match PayloadSchema::compose(engine.clone(), fragments.clone()) {
+            Ok(schema) => return Ok(schema),
+            Err(clashes) => clashes,
+        };
+        let mut left_out = false;
+        for clash in &clashes {
+            let Clash::InvalidFragment { provider, .. } = clash else {
+                continue;
+            };
+            if provider.kind != ProviderKind::Plugin || required(&provider.name) {
+                continue;
+            }
+            tracing::error!(plugin = provider.name, "{clash}; it is left out");
+            refused.push(clash.to_string());
+            plugins.retain(|plugin| plugin.name != provider.name);
+            for fragment in fragments
+                .iter_mut()
+                .filter(|fragment| fragment.name == provider.name)
+            {
+                fragment.unavailable = Some("has a payload schema that is not valid".into());
+                left_out = true;
+            }
+        }
+        if !left_out {
+            return Err(AssemblyError::Clashes(clashes));
+        }
+    }
+}
+
 async fn load(loader: &Loader, path: &Path) -> Result<Result<Library, LibraryError>, tokio::task::JoinError> {
     let (loader, path) = (loader.clone(), path.to_owned());
     tokio::task::spawn_blocking(move || loader.load(&path)).await
+}
+
+/// The same for a library of plugins; `None` for one that has none, of which no code is run.
+async fn load_plugins(
+    loader: &Loader,
+    path: &Path,
+) -> Result<Result<Option<Library>, LibraryError>, tokio::task::JoinError> {
+    let (loader, path) = (loader.clone(), path.to_owned());
+    tokio::task::spawn_blocking(move || {
+        if inspect_file(&path).is_ok_and(|inspection| inspection.manifest.plugins.is_empty()) {
+            return Ok(None);
+        }
+        loader.load(&path).map(Some)
+    })
+    .await
 }
 
 /// Every library in the directories of plugins that has plugins; those that are refused are said and left out.
@@ -248,14 +338,14 @@ async fn find_plugins(
 ) -> Result<(), AssemblyError> {
     for directory in &config.libraries.directories {
         for path in find::candidates(directory)? {
-            match load(loader, &path).await? {
-                Ok(library) if libraries.iter().any(|other| other.sha256 == library.sha256) => {
+            match load_plugins(loader, &path).await? {
+                Ok(Some(library)) if libraries.iter().any(|other| other.sha256 == library.sha256) => {
                     tracing::debug!(path = %path.display(), "the same library is loaded already");
                 }
-                Ok(library) if library.manifest.plugins.is_empty() => {
+                Ok(None) => {
                     tracing::debug!(path = %path.display(), "the library has no plugins, so it is not used");
                 }
-                Ok(library) => libraries.push(library),
+                Ok(Some(library)) => libraries.push(library),
                 Err(error) => {
                     if is_required(config, &path) {
                         return Err(error.into());

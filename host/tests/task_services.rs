@@ -286,6 +286,56 @@ async fn artifacts_are_found_through_the_queue_and_the_index_and_signatures_stay
 }
 
 #[tokio::test]
+async fn what_may_be_secret_in_a_url_is_in_no_message() {
+    let root = serve(Router::new().route("/found", get(|| async { "content" }))).await;
+    let bench = bench(&root);
+    let with_user = root.replace("http://", "http://user-hush:word-hush@");
+    let mismatch = FetchRequest {
+        sha256: Some("00".repeat(32)),
+        ..url(format!("{with_user}/found?sig=hush#hush"))
+    };
+    for (request, names) in [
+        (
+            url(format!("{with_user}/none?sig=hush#hush")),
+            format!("{root}/none"),
+        ),
+        (mismatch, format!("{root}/found")),
+        (
+            url("ftp://user-hush:hush@host/path?hush".to_owned()),
+            "ftp://host/path".to_owned(),
+        ),
+        (url("data:hush".to_owned()), "data:".to_owned()),
+        (
+            url("http://user-hush:hush@host:port/?hush".to_owned()),
+            "not one".to_owned(),
+        ),
+    ] {
+        let error = bench.services.fetch(request).await.unwrap_err();
+        assert!(!format!("{error} {error:?}").contains("hush"), "{error:?}");
+        assert!(error.message().contains(&names), "{error}");
+    }
+    // A server that does not answer, to a library's own request.
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let silent = listener.local_addr().unwrap();
+    let head = HttpHead {
+        method: "GET".to_owned(),
+        url: format!("http://user-hush:hush@{silent}/path?hush#hush"),
+        timeout_ms: Some(100),
+        ..HttpHead::default()
+    };
+    let error = bench
+        .services
+        .http(HttpRequest { head, body: None })
+        .await
+        .unwrap_err();
+    assert!(!format!("{error} {error:?}").contains("hush"), "{error:?}");
+    assert!(
+        error.message().contains(&format!("GET http://{silent}/path")),
+        "{error}"
+    );
+}
+
+#[tokio::test]
 async fn requests_have_a_length_and_are_signed_only_if_asked() {
     let router = Router::new().route(
         "/echo",

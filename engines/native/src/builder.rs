@@ -11,6 +11,7 @@ use tcw_abi::services::{Services, TaskContext};
 use tcw_abi::{Error, ErrorKind, Result, async_trait};
 use tokio::sync::OnceCell;
 
+use crate::background::Background;
 use crate::beneath::{self, CreateError};
 use crate::directory::TaskDirectory;
 use crate::environment::{Environment, User};
@@ -71,6 +72,7 @@ pub(crate) struct NativeSandboxBuilder {
     preparation: Arc<Preparation>,
     commands: Vec<Vec<String>>,
     user: Arc<User>,
+    background: Arc<Background>,
     stage: Mutex<Stage>,
 }
 
@@ -81,6 +83,7 @@ impl NativeSandboxBuilder {
         payload: Payload,
         tasks_directory: Option<PathBuf>,
         user: Arc<User>,
+        background: Arc<Background>,
     ) -> Result<NativeSandboxBuilder> {
         let preparation = Arc::new(Preparation {
             services,
@@ -95,6 +98,7 @@ impl NativeSandboxBuilder {
             preparation,
             commands: payload.command,
             user,
+            background,
             stage: Mutex::new(Stage::Open(Environment::default())),
         })
     }
@@ -173,6 +177,7 @@ impl SandboxBuilder for NativeSandboxBuilder {
             &self.user,
             self.commands.clone(),
             log,
+            &self.background,
         )?;
         Ok(Arc::new(sandbox))
     }

@@ -1,7 +1,8 @@
 //! The directory of one task: home, working directory and the place that artifacts come from.
 //!
 //! It is a temporary folder of the host, which removes what a crash leaves behind, or, if the worker's configuration
-//! names a `tasksDirectory`, a directory there that is leased before it is made.
+//! names a `tasksDirectory`, a directory there that is leased before it is made. The former is leased too, before
+//! anything runs in it: processes outlive a worker that is killed, and are found by their directory.
 
 use std::fs::DirBuilder;
 use std::os::fd::OwnedFd;
@@ -9,6 +10,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use rustix::fs::Mode;
 use serde::{Deserialize, Serialize};
@@ -18,6 +20,7 @@ use tcw_abi::services::{Lease, LeaseRequest, Services, TaskInfo, TemporaryFolder
 use tcw_abi::{Error, ErrorKind, Result};
 
 use crate::beneath;
+use crate::tree::Tree;
 
 /// The form of [`Leased`].
 const SCHEMA_VERSION: u32 = 1;
@@ -26,10 +29,28 @@ const SCHEMA_VERSION: u32 = 1;
 #[derive(Debug, Serialize, Deserialize)]
 struct Leased {
     directory: PathBuf,
+    /// The host removes it.
+    #[serde(default)]
+    temporary: bool,
 }
 
+impl Leased {
+    async fn lease(&self, services: &dyn Services) -> Result<Arc<dyn Lease>> {
+        let data = serde_json::to_value(self).map_err(|error| Error::internal(error.to_string()))?;
+        services
+            .lease(LeaseRequest {
+                schema_version: SCHEMA_VERSION,
+                data,
+            })
+            .await
+    }
+}
+
+/// How long the processes that a dead worker left may take to die.
+const DEATH: Duration = Duration::from_secs(20);
+
 enum Owner {
-    Host(Arc<dyn TemporaryFolder>),
+    Host(Arc<dyn TemporaryFolder>, Arc<dyn Lease>),
     Engine(Arc<dyn Lease>),
 }
 
@@ -51,20 +72,20 @@ impl TaskDirectory {
             None => {
                 let folder = services.temporary_folder().await?;
                 let path = PathBuf::from(folder.description().path);
-                (path, Owner::Host(folder))
+                let leased = Leased {
+                    directory: path.clone(),
+                    temporary: true,
+                };
+                let lease = leased.lease(services).await?;
+                (path, Owner::Host(folder, lease))
             }
             Some(tasks) => {
                 let path = tasks.join(unique_name(task));
-                let data = serde_json::to_value(Leased {
+                let leased = Leased {
                     directory: path.clone(),
-                })
-                .map_err(|error| Error::internal(error.to_string()))?;
-                let lease = services
-                    .lease(LeaseRequest {
-                        schema_version: SCHEMA_VERSION,
-                        data,
-                    })
-                    .await?;
+                    temporary: false,
+                };
+                let lease = leased.lease(services).await?;
                 (path, Owner::Engine(lease))
             }
         };
@@ -98,7 +119,10 @@ impl TaskDirectory {
             Err(error) => {
                 // The first error says more than one about cleaning up would.
                 match owner {
-                    Owner::Host(folder) => drop(folder.dispose().await),
+                    Owner::Host(folder, lease) => {
+                        drop(folder.dispose().await);
+                        drop(lease.release().await);
+                    }
                     Owner::Engine(lease) => drop(lease.release().await),
                 }
                 Err(error)
@@ -130,7 +154,10 @@ impl TaskDirectory {
         })
         .await?;
         match &self.owner {
-            Owner::Host(folder) => folder.dispose().await,
+            Owner::Host(folder, lease) => {
+                folder.dispose().await?;
+                lease.release().await
+            }
             Owner::Engine(lease) => lease.release().await,
         }
     }
@@ -165,7 +192,8 @@ fn remove_place(place: &Path) -> Result<()> {
     result.map_err(|error| Error::internal(format!("{} cannot be removed: {error}", place.display())))
 }
 
-/// Removes the directory of a dead worker's lease. Answers what was done.
+/// Ends what a dead worker left running in a directory, and removes the directory if it is this engine's. Answers what was
+/// done.
 pub(crate) async fn recover(record: &LeaseRecord, tasks_directory: Option<&Path>) -> Result<String> {
     let leased: Leased = serde_json::from_value(record.data.clone())
         .map_err(|error| Error::internal(format!("the lease {} cannot be read: {error}", record.id)))?;
@@ -175,15 +203,39 @@ pub(crate) async fn recover(record: &LeaseRecord, tasks_directory: Option<&Path>
         .file_name()
         .and_then(|name| name.to_str())
         .is_some_and(|name| name.starts_with("task_"));
-    if !ours || tasks_directory.is_some_and(|tasks| place.parent() != Some(tasks)) {
+    if !leased.temporary && (!ours || tasks_directory.is_some_and(|tasks| place.parent() != Some(tasks))) {
         return Err(Error::internal(format!(
             "{} is not a task directory of this engine and is left alone; remove it by hand",
             place.display()
         )));
     }
     blocking(move || {
+        let ended = end_processes(&place)?;
+        if leased.temporary {
+            return Ok(format!("{ended} in {}", place.display()));
+        }
         remove_place(&place)?;
-        Ok(format!("removed the task directory {}", place.display()))
+        Ok(format!("{ended}; removed the task directory {}", place.display()))
     })
     .await
+}
+
+/// Ends the processes of a task whose worker is dead. Blocking.
+fn end_processes(place: &Path) -> Result<String> {
+    let tree = Tree::of_dead_worker(place);
+    let failed = |error: std::io::Error| Error::internal(format!("processes cannot be looked at: {error}"));
+    let found = tree.look().map_err(failed)?.len();
+    let left = tree.end(DEATH).map_err(failed)?;
+    if !left.is_empty() {
+        return Err(Error::internal(format!(
+            "processes of a task in {} do not die: {}",
+            place.display(),
+            left.join(", ")
+        )));
+    }
+    Ok(match found {
+        0 => "no process was left".to_owned(),
+        1 => "ended a process that was left".to_owned(),
+        number => format!("ended {number} processes that were left"),
+    })
 }

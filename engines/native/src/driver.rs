@@ -15,6 +15,7 @@ use tcw_abi::services::LogLevel;
 use tcw_abi::{Error, Result};
 use tokio::sync::watch;
 
+use crate::background::Unfinished;
 use crate::command::{self, LaunchError};
 use crate::log_text::{self, Verdict};
 use crate::result::NativeResultSet;
@@ -78,7 +79,12 @@ impl Drop for Guard {
 }
 
 /// Runs the task to its end.
-pub(crate) async fn drive(core: Arc<Core>, commands: Vec<Vec<String>>, log: Arc<Handle>) {
+pub(crate) async fn drive(
+    core: Arc<Core>,
+    commands: Vec<Vec<String>>,
+    log: Arc<Handle>,
+    unfinished: Unfinished,
+) {
     let guard = Guard(Arc::clone(&core));
     let started = Utc::now();
     let since = Instant::now();
@@ -95,8 +101,17 @@ pub(crate) async fn drive(core: Arc<Core>, commands: Vec<Vec<String>>, log: Arc<
     let report = driver.report(started, since.elapsed()).await;
     // The log is complete only when nobody holds its pipe any more.
     drop(driver);
-    conclude(&core, outcome, report).await;
+    let keeps_results = conclude(&core, &outcome, &report);
     drop(guard);
+    if !keeps_results {
+        // Nobody gets a result set, so nobody else disposes of it. A big directory takes minutes, and the host waits
+        // for an abort only for one: so the task has ended by now, and only the engine's own end waits for this.
+        if let Err(error) = core.directory.remove().await {
+            // Its lease is kept, so the next start tries again.
+            tracing::warn!(%error, "a task directory was left behind");
+        }
+    }
+    drop(unfinished);
 }
 
 impl Driver {
@@ -307,12 +322,12 @@ impl Driver {
     }
 }
 
-/// Makes of the outcome, and of the orders up to this very moment, what the task has become.
-async fn conclude(core: &Arc<Core>, outcome: Result<()>, report: Report) {
-    let mut removed = None;
+/// Makes of the outcome, and of the orders up to this very moment, what the task has become. Answers whether somebody
+/// gets its results.
+fn conclude(core: &Arc<Core>, outcome: &Result<()>, report: &Report) -> bool {
     loop {
         let order = core.order();
-        let phase = match (order, &outcome) {
+        let phase = match (order, outcome) {
             (Some(Order::Abort), Ok(())) => Phase::Aborted,
             (_, Err(error)) => Phase::Broken(error.clone()),
             (order, Ok(())) => {
@@ -326,16 +341,8 @@ async fn conclude(core: &Arc<Core>, outcome: Result<()>, report: Report) {
             }
         };
         let keeps_results = matches!(phase, Phase::Ended(_));
-        if !keeps_results && removed.is_none() {
-            // Nobody gets a result set, so nobody else disposes of it.
-            removed = Some(core.directory.remove().await);
-        }
-        let phase = match (&removed, phase) {
-            (Some(Err(error)), Phase::Aborted) => Phase::Broken(error.clone()),
-            (_, phase) => phase,
-        };
         if core.settle(order, phase) {
-            return;
+            return keeps_results;
         }
     }
 }

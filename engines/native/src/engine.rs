@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -12,10 +13,14 @@ use tcw_abi::engine::{
 use tcw_abi::services::{Services, TaskContext};
 use tcw_abi::{Error, Result, async_trait};
 
+use crate::background::Background;
 use crate::builder::NativeSandboxBuilder;
 use crate::directory;
 use crate::environment::User;
 use crate::payload::{self, Payload};
+
+/// How long the last call waits for directories that are being removed; the host gives it half a minute.
+const REMOVAL: Duration = Duration::from_secs(25);
 
 /// Makes the engine.
 pub struct NativeEngineProvider;
@@ -78,6 +83,7 @@ impl EngineProvider for NativeEngineProvider {
             services,
             tasks_directory: configuration.tasks_directory,
             user: Arc::new(User::current()),
+            background: Background::new(),
         }))
     }
 }
@@ -102,6 +108,7 @@ struct NativeEngine {
     services: Arc<dyn Services>,
     tasks_directory: Option<PathBuf>,
     user: Arc<User>,
+    background: Arc<Background>,
 }
 
 #[async_trait]
@@ -140,6 +147,7 @@ impl Engine for NativeEngine {
             payload,
             self.tasks_directory.clone(),
             Arc::clone(&self.user),
+            Arc::clone(&self.background),
         )?;
         Ok(Arc::new(builder))
     }
@@ -156,6 +164,15 @@ impl Engine for NativeEngine {
             }
         }
         Ok(report)
+    }
+
+    async fn dispose(&self) -> Result<()> {
+        match self.background.finished(REMOVAL).await {
+            0 => Ok(()),
+            left => Err(Error::internal(format!(
+                "the directories of {left} tasks are not removed yet; the next start goes on with them"
+            ))),
+        }
     }
 }
 

@@ -11,8 +11,10 @@
 //! ```
 //!
 //! and beneath them `directory` and `beneath` (files), `environment`, `command` (finding and starting programs),
-//! `tree` (all processes of a task), `spawn` (the C library), `log_text` (what is printed into the task log).
+//! `tree` (all processes of a task), `spawn` (the C library), `log_text` (what is printed into the task log),
+//! `background` (what goes on when a call has returned).
 
+mod background;
 mod beneath;
 mod builder;
 mod command;

@@ -14,6 +14,7 @@ use tcw_abi::services::TaskContext;
 use tcw_abi::{Error, ErrorKind, Result, async_trait};
 use tokio::sync::watch;
 
+use crate::background::Background;
 use crate::command::LaunchError;
 use crate::directory::TaskDirectory;
 use crate::driver;
@@ -198,6 +199,7 @@ impl NativeSandbox {
         user: &User,
         commands: Vec<Vec<String>>,
         log: Arc<Handle>,
+        background: &Arc<Background>,
     ) -> Result<NativeSandbox> {
         let path = directory.path().to_str().ok_or_else(|| {
             Error::internal(format!(
@@ -219,7 +221,12 @@ impl NativeSandbox {
             task,
             directory,
         });
-        spawn(driver::drive(Arc::clone(&core), commands, log))?;
+        spawn(driver::drive(
+            Arc::clone(&core),
+            commands,
+            log,
+            background.begin(),
+        ))?;
         Ok(NativeSandbox { core })
     }
 }

@@ -149,6 +149,18 @@ impl Tree {
         }
     }
 
+    /// What is left of a task whose worker is dead: which process was the first is not known any more.
+    pub(crate) fn of_dead_worker(directory: &Path) -> Tree {
+        Tree {
+            first: Some(First {
+                pid: 1,
+                ticks: 0,
+                at: Instant::now(),
+            }),
+            ..Tree::new(directory)
+        }
+    }
+
     /// A process that the engine started just now.
     pub(crate) fn add_leader(&mut self, pid: i32) {
         self.leaders.insert(pid);

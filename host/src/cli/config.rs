@@ -17,7 +17,8 @@ pub(super) struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Commands {
-    /// Read file, environment and flags, and print what applies, without secrets
+    /// Read file, environment and flags, and print what applies, without secrets. What engine and plugins are told is
+    /// checked by `tcw-host schema`, which loads them
     Check(Box<WorkerFlags>),
     /// The JSON Schema of the file, for editors
     Schema,

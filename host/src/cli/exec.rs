@@ -15,12 +15,12 @@ use serde_json::Value;
 use super::flags::WorkerFlags;
 use super::outcome::{self, Failure, status};
 use super::scratch::{self, Scratch};
-use super::signals::Signals;
+use super::signals::{Signals, leave_at_once};
 use super::{follow, logging, start, task_file, terminal};
 use crate::config::Config;
 use crate::queue::{Queue, QueueError, TaskId, WorkerPoolId};
 use crate::services::log::{LogOptions, Mirror};
-use crate::worker::{Exit, Worker, WorkerOptions};
+use crate::worker::{Command, Control, Exit, Stop, Worker, WorkerOptions};
 
 #[derive(Args, Debug)]
 pub(super) struct Arguments {
@@ -33,6 +33,9 @@ pub(super) struct Arguments {
     #[command(flatten)]
     worker: WorkerFlags,
 }
+
+/// The exit status for who would not wait: what a shell says of SIGINT.
+const INTERRUPTED: u8 = 130;
 
 pub(super) async fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
     let config = arguments.worker.load_quietly()?;
@@ -52,38 +55,29 @@ async fn exec(arguments: &Arguments, config: &Config) -> Result<ExitCode, Failur
     if let Some(definition) = definition.as_object_mut() {
         definition.remove("provisionerId");
         definition.remove("workerType");
+        // Nobody is there for another run when this process has ended.
+        definition.insert("retries".into(), 0.into());
     }
 
     start::check(config)?;
     let located = start::locate_or_join(config).await?;
     let scratch = Scratch::new(config);
     let parts = start::load(config, scratch.path(), &located, &pool).await?;
-    parts.warn_of_missing_isolation();
+    parts.warn(config);
     let engine = &parts.assembly.engine;
-    scratch::recover_dead(config, &engine.engine, &engine.name).await;
+    for message in scratch::recover_dead(config, &engine.engine, &engine.name)
+        .await
+        .messages
+    {
+        tracing::warn!("left by an earlier exec: {message}");
+    }
     let mut connected = parts.connect(config, located, pool)?;
     let embedded = connected.embedded.take();
-    match run_task(arguments, config, &definition, parts, &connected).await {
-        Ok(Ended::Itself(outcome)) => {
-            if let Some(embedded) = embedded {
-                embedded.stop().await;
-            }
-            Ok(outcome)
-        }
-        Ok(Ended::Left) => {
-            // The journal in it says what is left.
-            scratch.keep();
-            Ok(status(130))
-        }
-        Err(failure) => Err(failure),
+    let outcome = run_task(arguments, config, &definition, parts, &connected).await;
+    if let Some(embedded) = embedded {
+        embedded.stop().await;
     }
-}
-
-enum Ended {
-    /// The task is resolved, and nothing of it is left.
-    Itself(ExitCode),
-    /// Somebody would not wait for that.
-    Left,
+    outcome
 }
 
 async fn run_task(
@@ -92,7 +86,7 @@ async fn run_task(
     definition: &Value,
     parts: start::Parts,
     connected: &start::Connected,
-) -> Result<Ended, Failure> {
+) -> Result<ExitCode, Failure> {
     let task = TaskId::random();
     match connected.client.create_task(&task, definition).await {
         Ok(_) => {}
@@ -101,7 +95,7 @@ async fn run_task(
                 "tcw-host: the queue refuses the task {}:\n{message}",
                 arguments.task.display()
             ));
-            return Ok(Ended::Itself(status(2)));
+            return Ok(status(2));
         }
         Err(error) => return Err(error.into()),
     }
@@ -110,6 +104,7 @@ async fn run_task(
         mirror: Some(terminal()),
         ..LogOptions::default()
     };
+    let control = parts.control.clone();
     let (environment, commands) = parts.environment(config, &connected.pool, log);
     let options = WorkerOptions {
         number_of_tasks: Some(1),
@@ -123,16 +118,16 @@ async fn run_task(
         tokio::spawn(Worker::new(environment, Arc::clone(&queue), journal, options, commands).run());
     let exit = tokio::select! {
         exit = &mut work => exit.map_err(Failure::general)?,
-        cancelled = cancel_on_signal(&mut signals, queue.as_ref(), &task) => return cancelled,
+        () = cancel_on_signal(&mut signals, queue.as_ref(), &task, &control) => leave_at_once(INTERRUPTED),
     };
     let reported = tokio::select! {
         reported = report(arguments, queue.as_ref(), &task) => reported,
         // The task is over; who interrupts now does not want its artifacts.
-        _ = signals.next() => return Ok(Ended::Itself(status(130))),
+        _ = signals.next() => leave_at_once(INTERRUPTED),
     };
     match exit {
         Exit::Fatal(_) | Exit::Unhealthy(_) => Err(Failure::new(exit.to_string(), outcome::INTERNAL)),
-        _ => reported.map(Ended::Itself),
+        _ => reported,
     }
 }
 
@@ -148,18 +143,19 @@ fn terminal() -> Mirror {
 
 /// The first signal cancels the task, which is then cleaned up and reported; returns at the second, which does not wait
 /// for that.
-async fn cancel_on_signal(signals: &mut Signals, queue: &dyn Queue, task: &TaskId) -> Result<Ended, Failure> {
+async fn cancel_on_signal(signals: &mut Signals, queue: &dyn Queue, task: &TaskId, control: &Control) {
     signals.next().await;
     terminal::say("tcw-host: cancelling the task; once more to leave at once");
     let cancelled = tokio::select! {
         cancelled = queue.cancel_task(task) => cancelled,
-        _ = signals.next() => return Ok(Ended::Left),
+        _ = signals.next() => return,
     };
     if let Err(error) = cancelled {
         terminal::say(format_args!("tcw-host: the task cannot be cancelled: {error}"));
     }
+    // A task that was never claimed will not come any more.
+    control.send(Command::Stop(Stop::Graceful("interrupted".into())));
     signals.next().await;
-    Ok(Ended::Left)
 }
 
 async fn report(arguments: &Arguments, queue: &dyn Queue, task: &TaskId) -> Result<ExitCode, Failure> {
@@ -173,8 +169,8 @@ async fn report(arguments: &Arguments, queue: &dyn Queue, task: &TaskId) -> Resu
     } else if !artifacts.is_empty() {
         terminal::say("artifacts (--artifacts DIR puts them there):");
     }
-    for artifact in artifacts {
-        terminal::say(format_args!("  {} ({})", artifact.name, artifact.content_type));
+    for artifact in &artifacts {
+        terminal::say(follow::line(artifact));
     }
     Ok(outcome::of_task(&state))
 }

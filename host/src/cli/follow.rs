@@ -35,6 +35,14 @@ pub(super) async fn artifacts(
     Ok(artifacts)
 }
 
+/// An artifact in a list of them.
+pub(super) fn line(artifact: &Artifact) -> String {
+    match artifact.storage_type.as_str() {
+        "error" => format!("  {}: not there; the task's log says why", artifact.name),
+        _ => format!("  {} ({})", artifact.name, artifact.content_type),
+    }
+}
+
 /// An artifact's bytes, decoded.
 pub(super) async fn content(queue: &dyn Queue, task: &TaskId, name: &str) -> Result<Vec<u8>, Failure> {
     let url = queue.latest_artifact_url(task, name).await?;

@@ -42,7 +42,7 @@ struct Arguments {
 const AFTER_HELP: &str = "\
 Exit statuses: `exec`, `submit --watch`: 0 completed, 1 failed, 2 exception. `run`: 0 done, 68 idle, 69 internal \
 error, 71 stopped after its tasks, 72 stopped at once. All: 64 usage or configuration cannot be read, 73 configuration \
-does not make sense, 1 anything else.
+does not make sense, 77 others can read its secrets, 1 anything else.
 
 Without a deployment (TASKCLUSTER_ROOT_URL, or `queue: {rootUrl: ...}`) the embedded queue is used.";
 

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use super::flags::WorkerFlags;
 use super::outcome::{Failure, status};
-use super::{logging, start, terminal};
+use super::{logging, scratch, start, terminal};
 use crate::worker::recover;
 
 pub(super) async fn run(flags: &WorkerFlags) -> Result<ExitCode, Failure> {
@@ -16,7 +16,7 @@ pub(super) async fn run(flags: &WorkerFlags) -> Result<ExitCode, Failure> {
     let parts = start::load(&config, &start::worker_directory(&config), &located, &pool).await?;
     let connected = parts.connect(&config, located, pool)?;
     let engine = &parts.assembly.engine;
-    let recovery = recover(
+    let mut recovery = recover(
         &parts.journal,
         connected.client.as_ref(),
         &connected.queue_name(),
@@ -24,6 +24,9 @@ pub(super) async fn run(flags: &WorkerFlags) -> Result<ExitCode, Failure> {
         &engine.name,
     )
     .await?;
+    let of_execs = scratch::recover_dead(&config, &engine.engine, &engine.name).await;
+    recovery.messages.extend(of_execs.messages);
+    recovery.left += of_execs.left;
     let messages = match recovery.messages.as_slice() {
         [] => "nothing was left".to_owned(),
         messages => messages.join("\n"),

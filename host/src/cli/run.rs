@@ -3,11 +3,11 @@
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use super::flags::WorkerFlags;
-use super::outcome::{self, Failure};
-use super::signals::Signals;
 use serde_json::{Value, json};
 
+use super::flags::WorkerFlags;
+use super::outcome::{self, Failure};
+use super::signals::{Signals, leave_at_once};
 use super::{logging, start};
 use crate::config::Config;
 use crate::queue::{Queue, format_time};
@@ -34,7 +34,7 @@ async fn work(config: &Config) -> Result<Exit, Failure> {
     let pool = start::pool(config)?;
     let located = start::locate(config).await?;
     let parts = start::load(config, &start::worker_directory(config), &located, &pool).await?;
-    parts.warn_of_missing_isolation();
+    parts.warn(config);
     let connected = parts.connect(config, located, pool)?;
     let journal = parts.journal.clone();
     let engine = (
@@ -56,22 +56,12 @@ async fn work(config: &Config) -> Result<Exit, Failure> {
     let control = parts.control.clone();
     let about = about(config, &parts, &connected);
     let (environment, commands) = parts.environment(config, &connected.pool, LogOptions::default());
-    tracing::info!(
-        worker_pool = %connected.pool,
-        worker_group = config.worker.group,
-        worker_id = config.worker.id,
-        capacity = config.worker.capacity,
-        root_url = connected.client.root_url(),
-        engine = environment.engine.name,
-        plugins = environment.plugins.iter().map(|plugin| plugin.name.as_str()).collect::<Vec<_>>().join(","),
-        "waiting for tasks"
-    );
-    if connected.embedded.is_some() {
-        tracing::info!(
-            "the queue is embedded: put tasks into it with `tcw-host submit TASK.yml`; its credentials are in {}",
-            start::embedded_credentials(config).display()
-        );
-    }
+    let plugins: Vec<&str> = environment
+        .plugins
+        .iter()
+        .map(|plugin| plugin.name.as_str())
+        .collect();
+    let plugins = plugins.join(",");
     let options = WorkerOptions {
         capacity: config.worker.capacity,
         queue_name,
@@ -80,6 +70,7 @@ async fn work(config: &Config) -> Result<Exit, Failure> {
         cancellation_interval: config.worker.cancellation_interval,
         ..WorkerOptions::default()
     };
+    let (pool, root_url) = (connected.pool, connected.client.root_url().to_owned());
     let embedded = connected.embedded.map(Arc::new);
     let mut worker = Worker::new(environment, connected.client, journal, options, commands);
     if let Some(embedded) = &embedded {
@@ -99,6 +90,24 @@ async fn work(config: &Config) -> Result<Exit, Failure> {
             status::socket(&directory).display()
         );
     }
+    // Whoever reads that it is waiting may ask for its status, and stop it.
+    let signals = Signals::new()?;
+    tracing::info!(
+        worker_pool = %pool,
+        worker_group = config.worker.group,
+        worker_id = config.worker.id,
+        capacity = config.worker.capacity,
+        root_url,
+        engine = engine.1,
+        plugins,
+        "waiting for tasks"
+    );
+    if embedded.is_some() {
+        tracing::info!(
+            "the queue is embedded: put tasks into it with `tcw-host submit TASK.yml`; its credentials are in {}",
+            start::embedded_credentials(config).display()
+        );
+    }
     let work = async {
         let exit = tokio::spawn(worker.run()).await.map_err(Failure::general)?;
         if let Some(embedded) = embedded.and_then(Arc::into_inner) {
@@ -108,7 +117,7 @@ async fn work(config: &Config) -> Result<Exit, Failure> {
     };
     tokio::select! {
         exit = work => exit,
-        exit = stop_on_signals(&control) => exit,
+        never = stop_on_signals(signals, &control) => never,
     }
 }
 
@@ -135,10 +144,9 @@ fn about(config: &Config, parts: &start::Parts, connected: &start::Connected) ->
     })
 }
 
-/// SIGINT asks the worker to stop after its tasks; SIGTERM, or SIGINT once more, to resolve them and stop. Returns at the
-/// signal after that, which does not wait for anything: the next start looks after what is left.
-async fn stop_on_signals(control: &Control) -> Result<Exit, Failure> {
-    let mut signals = Signals::new()?;
+/// SIGINT asks the worker to stop after its tasks; SIGTERM, or SIGINT once more, to resolve them and stop. The signal after
+/// that does not wait for anything: the next start looks after what is left.
+async fn stop_on_signals(mut signals: Signals, control: &Control) -> ! {
     if signals.next().await == "SIGINT" {
         control.send(Command::Stop(Stop::Graceful("interrupted (SIGINT)".into())));
         let reason = format!("a second signal ({})", signals.next().await);
@@ -147,6 +155,10 @@ async fn stop_on_signals(control: &Control) -> Result<Exit, Failure> {
         control.send(Command::Stop(Stop::Now("terminated (SIGTERM)".into())));
     }
     let last = signals.next().await;
-    tracing::warn!("{last} once more: leaving at once; the next start resolves what still runs");
-    Ok(Exit::Now(format!("{last} once more")))
+    let exit = Exit::Now(format!("{last} once more"));
+    tracing::warn!(
+        status = exit.status(),
+        "{last} once more: leaving at once; the next start resolves what still runs"
+    );
+    leave_at_once(exit.status())
 }

@@ -5,36 +5,28 @@ use std::sync::Arc;
 
 use tcw_abi::engine::Engine;
 
-use super::terminal;
 use crate::config::Config;
 use crate::worker::journal::{Journal, JournalError};
-use crate::worker::recover_leases;
+use crate::worker::{Recovery, recover_leases};
 
 /// One of them. It is removed when this is dropped.
-pub(super) struct Scratch(Option<PathBuf>);
+pub(super) struct Scratch(PathBuf);
 
 impl Scratch {
     /// Not made yet: the journal does that.
     pub(super) fn new(config: &Config) -> Self {
-        Scratch(Some(all(config).join(slugid::v4())))
+        Scratch(all(config).join(slugid::v4()))
     }
 
     pub(super) fn path(&self) -> &Path {
-        self.0.as_deref().unwrap_or(Path::new(""))
-    }
-
-    /// Leaves it to [`recover_dead`] of a later process.
-    pub(super) fn keep(mut self) {
-        self.0 = None;
+        &self.0
     }
 }
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        if let Some(path) = &self.0 {
-            // What cannot be removed is tried again by the next one.
-            let _ = std::fs::remove_dir_all(path);
-        }
+        // What cannot be removed is tried again by the next one.
+        let _ = std::fs::remove_dir_all(&self.0);
     }
 }
 
@@ -43,9 +35,10 @@ fn all(config: &Config) -> PathBuf {
 }
 
 /// Removes what processes that are gone have left: directories whose lock nobody holds, and what their journals name.
-pub(super) async fn recover_dead(config: &Config, engine: &Arc<dyn Engine>, library: &str) {
+pub(super) async fn recover_dead(config: &Config, engine: &Arc<dyn Engine>, library: &str) -> Recovery {
+    let mut recovery = Recovery::default();
     let Ok(entries) = std::fs::read_dir(all(config)) else {
-        return;
+        return recovery;
     };
     for entry in entries.flatten() {
         let path = entry.path();
@@ -53,24 +46,25 @@ pub(super) async fn recover_dead(config: &Config, engine: &Arc<dyn Engine>, libr
         if !path.join("journal.sqlite").exists() {
             continue;
         }
-        let left = match Journal::open(&path) {
+        let recovered = match Journal::open(&path) {
             // Somebody uses it.
             Err(JournalError::Locked(_)) => continue,
             Err(error) => Err(error),
             Ok(journal) => recover_leases(&journal, engine, library).await,
         };
-        match left {
-            Ok(recovery) if recovery.left == 0 => {
-                let _ = std::fs::remove_dir_all(&path);
-            }
-            Ok(recovery) => {
-                for message in recovery.messages {
-                    terminal::say(format_args!("tcw-host: left by an earlier exec: {message}"));
+        match recovered {
+            Ok(recovered) => {
+                if recovered.left == 0 {
+                    let _ = std::fs::remove_dir_all(&path);
                 }
+                recovery.messages.extend(recovered.messages);
+                recovery.left += recovered.left;
             }
             Err(error) => {
-                terminal::say(format_args!("tcw-host: left by an earlier exec: {error}"));
+                recovery.messages.push(error.to_string());
+                recovery.left += 1;
             }
         }
     }
+    recovery
 }

@@ -1,6 +1,7 @@
 //! What `run`, `exec`, `schema`, `docs` and `recover` have in common: from a configuration to a worker that is ready.
 
 use std::fs::DirBuilder;
+use std::net::TcpStream;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
@@ -129,8 +130,14 @@ pub(super) async fn load(
 }
 
 impl Parts {
-    /// For commands that run tasks.
-    pub(super) fn warn_of_missing_isolation(&self) {
+    /// For commands that run tasks: what the operator should know although it is no error.
+    pub(super) fn warn(&self, config: &Config) {
+        for left_out in self.assembly.schema.left_out() {
+            // What the operator has asked for is no news.
+            if !config.plugins.disabled.contains(&left_out.provider.name) {
+                tracing::warn!("{} {}: it is left out", left_out.provider, left_out.reason);
+            }
+        }
         let engine = &self.assembly.engine;
         if engine.description.has(feature::ISOLATION_NONE) {
             tracing::warn!(
@@ -311,11 +318,18 @@ pub(super) fn running(config: &Config) -> Result<Located, Failure> {
         serde_json::from_str(&text).map_err(|error| nobody(format!("{}: {error}", path.display())))?;
     let field = |name: &str| known[name].as_str().map(str::to_owned);
     match (field("rootUrl"), field("clientId"), field("accessToken")) {
-        (Some(root_url), Some(client_id), Some(access_token)) => Ok(Located {
-            root_url,
-            credentials: Credentials::new(client_id, access_token),
-            embedded: None,
-        }),
+        (Some(root_url), Some(client_id), Some(access_token)) => {
+            // The file outlives the queue that wrote it; a client would try for a minute.
+            if let Some(address) = root_url.strip_prefix("http://") {
+                TcpStream::connect(address)
+                    .map_err(|error| nobody(format!("nothing answers at {root_url} any more ({error})")))?;
+            }
+            Ok(Located {
+                root_url,
+                credentials: Credentials::new(client_id, access_token),
+                embedded: None,
+            })
+        }
         _ => Err(nobody(format!("{} is incomplete", path.display()))),
     }
 }

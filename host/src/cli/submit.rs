@@ -11,6 +11,7 @@ use super::outcome::{self, Failure, status};
 use super::{follow, logging, start, task_file, terminal};
 use crate::config::Config;
 use crate::queue::{ClientConfig, Queue, QueueClient, QueueError, TaskId, WorkerPoolId};
+use crate::worker;
 
 #[derive(Args, Debug)]
 pub(super) struct Arguments {
@@ -30,7 +31,7 @@ const INTERVAL: Duration = Duration::from_millis(500);
 pub(super) async fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
     let config = arguments.worker.load_quietly()?;
     logging::start(&config.log);
-    let definition = task_file::read(&arguments.task, &pool(&config)?)?;
+    let definition = task_file::read(&arguments.task, &pool(&config).await?)?;
     let queue = client(&config)?;
     let task = TaskId::random();
     match queue.create_task(&task, &definition).await {
@@ -51,22 +52,30 @@ pub(super) async fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
     watch(&queue, &task).await
 }
 
-/// Where the task runs if it does not say. Beside an embedded queue that is the pool of the native engine, unless flags
-/// or the configuration say otherwise.
-fn pool(config: &Config) -> Result<WorkerPoolId, Failure> {
-    match (&config.worker.pool, &config.libraries.engine) {
-        (None, None) => WorkerPoolId::new("local", "native").map_err(Failure::usage),
-        _ => start::pool(config),
+/// Where the task runs if it does not say: in the pool that flags or configuration name, or else in that of the worker
+/// that runs here. Without one, the task waits for a worker with the native engine.
+async fn pool(config: &Config) -> Result<WorkerPoolId, Failure> {
+    if config.worker.pool.is_some() || config.libraries.engine.is_some() {
+        return start::pool(config);
+    }
+    let answer = worker::status::ask(&start::worker_directory(config)).await;
+    let running = answer.ok().and_then(|answer| {
+        let (provisioner, worker_type) = answer["workerPool"].as_str()?.split_once('/')?;
+        WorkerPoolId::new(provisioner, worker_type).ok()
+    });
+    match running {
+        Some(pool) => Ok(pool),
+        None => WorkerPoolId::new("local", "native").map_err(Failure::usage),
     }
 }
 
 /// A client of the deployment, or of the embedded queue that runs with this state directory.
 pub(super) fn client(config: &Config) -> Result<QueueClient, Failure> {
     let located = start::running(config)?;
-    Ok(QueueClient::new(ClientConfig::new(
-        located.root_url,
-        Some(located.credentials),
-    ))?)
+    let mut client = ClientConfig::new(located.root_url, Some(located.credentials));
+    // A person waits for this: some seconds, not the minute that a worker has.
+    client.retry.attempts = 5;
+    Ok(QueueClient::new(client)?)
 }
 
 async fn watch(queue: &QueueClient, task: &TaskId) -> Result<ExitCode, Failure> {
@@ -87,8 +96,8 @@ async fn watch(queue: &QueueClient, task: &TaskId) -> Result<ExitCode, Failure> 
                 let bytes = follow::content(queue, task, &log.name).await?;
                 terminal::write(&bytes)?;
             }
-            for artifact in artifacts {
-                terminal::say(format_args!("  {} ({})", artifact.name, artifact.content_type));
+            for artifact in &artifacts {
+                terminal::say(follow::line(artifact));
             }
             return Ok(outcome::of_task(&state));
         }

@@ -4,6 +4,7 @@
 //! defaults here; everything that a definition may hold can be given. Unknown keys are refused by the queue's own
 //! schema; those at the top are refused here, with the key that was probably meant.
 
+use std::io::ErrorKind;
 use std::path::Path;
 
 use chrono::{DateTime, Duration, Utc};
@@ -45,8 +46,16 @@ const KEPT: Duration = Duration::days(14);
 
 /// Reads a task file and completes it. `pool` is where it runs if it does not say.
 pub(super) fn read(path: &Path, pool: &WorkerPoolId) -> Result<Value, Failure> {
-    let text = std::fs::read_to_string(path)
-        .map_err(|error| Failure::usage(format!("the task file {}: {error}", path.display())))?;
+    let text = std::fs::read_to_string(path).map_err(|error| {
+        let remedy = match error.kind() {
+            ErrorKind::InvalidData => "a task is a text in YAML or JSON with at least `payload:`",
+            _ => "check the path and its permissions",
+        };
+        Failure::usage(format!(
+            "the task file {} cannot be read: {error}; {remedy}",
+            path.display()
+        ))
+    })?;
     let document = Document::parse(&text).map_err(|error| {
         let line = error.line.map_or_else(String::new, |line| format!(":{line}"));
         Failure::usage(format!("the task file {}{line}: {error}", path.display()))

@@ -1,13 +1,12 @@
 //! What a file says about itself, without running any of its code.
 
 use std::collections::BTreeSet;
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use object::{Architecture, BinaryFormat, Object, ObjectSection, ObjectSymbol};
 use tcw_abi::manifest::{ABI_VERSION, FAMILY, MAGIC, Manifest, ManifestError, TARGET};
 
-use super::LibraryError;
+use super::{LibraryError, verify};
 
 /// What a file says about itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -91,14 +90,15 @@ pub fn inspect(path: &Path, bytes: &[u8]) -> Result<Inspection, LibraryError> {
 /// Reads a file and what it says about itself.
 pub fn inspect_file(path: &Path) -> Result<Inspection, LibraryError> {
     let found = super::find::library(path)?;
-    let bytes = fs::read(&found.main)
-        .map_err(|error| LibraryError::new(&found.main, error.to_string(), "make it readable"))?;
-    inspect(&found.main, &bytes)
+    let (mut file, metadata) = verify::open_plain(&found.main)?;
+    inspect(&found.main, &verify::bytes(&mut file, &found.main, &metadata)?)
 }
 
 /// Whether a file has a manifest at all.
 pub(super) fn has_manifest(path: &Path) -> bool {
-    let Ok(bytes) = fs::read(path) else { return false };
+    let read =
+        verify::open_plain(path).and_then(|(mut file, metadata)| verify::bytes(&mut file, path, &metadata));
+    let Ok(bytes) = read else { return false };
     object::File::parse(&*bytes).is_ok_and(|file| manifest_section(&file).is_some())
 }
 

@@ -80,12 +80,29 @@ pub(super) fn digest(contents: &[Content]) -> String {
 }
 
 fn read_file(path: &Path) -> Result<Content, LibraryError> {
-    let unreadable =
-        |error: std::io::Error| LibraryError::new(path, error.to_string(), "make it readable for the worker");
+    let (mut file, metadata) = open_plain(path)?;
+    check_owner(path, &metadata)?;
+    Ok(Content {
+        name: super::file_name(path),
+        bytes: bytes(&mut file, path, &metadata)?,
+    })
+}
+
+/// Opens a plain file of a sane size: not a link, a pipe or a device, whatever its name is.
+pub(super) fn open_plain(path: &Path) -> Result<(File, fs::Metadata), LibraryError> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
-    let mut file =
-        File::from(rustix::fs::open(path, flags, Mode::empty()).map_err(|error| unreadable(error.into()))?);
-    let metadata = file.metadata().map_err(unreadable)?;
+    let file = match rustix::fs::open(path, flags, Mode::empty()) {
+        Ok(file) => File::from(file),
+        Err(rustix::io::Errno::LOOP) => {
+            return Err(LibraryError::new(
+                path,
+                "it is a symbolic link, which can be turned to another file between check and use",
+                "put the file itself there",
+            ));
+        }
+        Err(error) => return Err(unreadable(path, error.into())),
+    };
+    let metadata = file.metadata().map_err(|error| unreadable(path, error))?;
     if !metadata.is_file() {
         return Err(LibraryError::new(
             path,
@@ -100,13 +117,20 @@ fn read_file(path: &Path) -> Result<Content, LibraryError> {
             "give a library's file",
         ));
     }
-    check_owner(path, &metadata)?;
+    Ok((file, metadata))
+}
+
+/// The bytes of a file that was opened so; what has grown since then is not read.
+pub(super) fn bytes(file: &mut File, path: &Path, metadata: &fs::Metadata) -> Result<Vec<u8>, LibraryError> {
     let mut bytes = Vec::with_capacity(usize::try_from(metadata.len()).unwrap_or(0) + 1);
-    file.read_to_end(&mut bytes).map_err(unreadable)?;
-    Ok(Content {
-        name: super::file_name(path),
-        bytes,
-    })
+    file.take(LARGEST)
+        .read_to_end(&mut bytes)
+        .map_err(|error| unreadable(path, error))?;
+    Ok(bytes)
+}
+
+fn unreadable(path: &Path, error: std::io::Error) -> LibraryError {
+    LibraryError::new(path, error.to_string(), "make it readable for the worker")
 }
 
 fn check_directories(library: &Path, directory: &Path) -> Result<(), LibraryError> {
@@ -115,16 +139,23 @@ fn check_directories(library: &Path, directory: &Path) -> Result<(), LibraryErro
     for (depth, ancestor) in directory.ancestors().enumerate() {
         let metadata = fs::metadata(ancestor)
             .map_err(|error| LibraryError::new(ancestor, error.to_string(), "check the path"))?;
-        // In a sticky directory above (such as /tmp) only owners replace what is theirs.
-        let sticky = metadata.mode() & 0o1000 != 0;
-        if depth == 0 || !sticky {
-            check_owner(ancestor, &metadata)?;
+        // In a sticky directory above (such as /tmp) others may write, but replace only what is theirs. Its owner may
+        // replace everything.
+        let sticky = depth > 0 && metadata.mode() & 0o1000 != 0;
+        check_user(ancestor, &metadata)?;
+        if !sticky {
+            check_mode(ancestor, &metadata)?;
         }
     }
     Ok(())
 }
 
 fn check_owner(path: &Path, metadata: &fs::Metadata) -> Result<(), LibraryError> {
+    check_user(path, metadata)?;
+    check_mode(path, metadata)
+}
+
+fn check_user(path: &Path, metadata: &fs::Metadata) -> Result<(), LibraryError> {
     let me = rustix::process::geteuid().as_raw();
     if metadata.uid() != 0 && metadata.uid() != me {
         return Err(LibraryError::new(
@@ -136,6 +167,10 @@ fn check_owner(path: &Path, metadata: &fs::Metadata) -> Result<(), LibraryError>
             format!("chown it to root or to the worker's user ({me})"),
         ));
     }
+    Ok(())
+}
+
+fn check_mode(path: &Path, metadata: &fs::Metadata) -> Result<(), LibraryError> {
     // A group that the worker itself runs in is its user's own where every user has one.
     let foreign_group = metadata.gid() != 0 && metadata.gid() != rustix::process::getegid().as_raw();
     let writable = if foreign_group { 0o022 } else { 0o002 };

@@ -20,6 +20,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::header::{AUTHORIZATION, HeaderMap, LOCATION};
 use reqwest::{Method, Url};
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use super::http::{self, Answer, Call, RetryPolicy, Signer};
@@ -188,6 +189,27 @@ impl Shared {
     }
 }
 
+impl QueueClient {
+    /// A task that this worker cannot even read is its author's to change. In the background: the claims beside it must
+    /// not wait.
+    fn give_back(&self, claim: &RawValue, error: &serde_json::Error) {
+        let head: ClaimHead = match serde_json::from_str(claim.get()) {
+            Ok(head) => head,
+            Err(worse) => {
+                tracing::error!(%error, %worse, "a claim cannot be understood at all; it is left to expire");
+                return;
+            }
+        };
+        tracing::error!(task_id = %head.status.task_id, %error, "a claim cannot be understood; it is malformed");
+        let run = self.for_task(&head.status.task_id, head.run_id, head.credentials);
+        tokio::spawn(async move {
+            if let Err(error) = run.report_exception(ExceptionReason::MalformedPayload).await {
+                tracing::error!(task_id = %run.task_id(), %error, "it could not be resolved and is left to expire");
+            }
+        });
+    }
+}
+
 fn encode(body: &impl Serialize) -> Result<Option<Bytes>, QueueError> {
     let bytes = serde_json::to_vec(body).map_err(|error| QueueError::Setup {
         message: format!("the request cannot be written as JSON: {error}"),
@@ -195,10 +217,26 @@ fn encode(body: &impl Serialize) -> Result<Option<Bytes>, QueueError> {
     Ok(Some(bytes.into()))
 }
 
-/// Each claim is read by itself: one that cannot be understood must not take the others with it.
+/// Each claim is read by itself: one that cannot be understood, or is nested too deeply to be read at all, must not take
+/// the others with it.
 #[derive(Deserialize)]
 struct ClaimAnswer {
-    tasks: Vec<Value>,
+    tasks: Vec<Box<RawValue>>,
+}
+
+/// What is needed to give a claim back that cannot be understood.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct ClaimHead {
+    status: StatusHead,
+    run_id: RunId,
+    credentials: Credentials,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct StatusHead {
+    task_id: TaskId,
 }
 
 #[derive(Deserialize)]
@@ -247,12 +285,9 @@ impl Queue for QueueClient {
         let answer = http::send(&self.shared.http, &call, || self.signer(), &once).await?;
         let mut claims = Vec::new();
         for claim in answer.json::<ClaimAnswer>(&call)?.tasks {
-            let task = claim["status"]["taskId"].as_str().unwrap_or("?").to_owned();
-            match serde_json::from_value(claim) {
+            match serde_json::from_str(claim.get()) {
                 Ok(claim) => claims.push(claim),
-                Err(error) => {
-                    tracing::error!(task, %error, "a claim cannot be understood; it is left to expire")
-                }
+                Err(error) => self.give_back(&claim, &error),
             }
         }
         Ok(claims)

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
+use bytes::Bytes;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use rand::Rng as _;
 use reqwest::header::{CONTENT_TYPE, HeaderMap, LOCATION};
@@ -23,7 +24,7 @@ use tcw_abi::services::{FetchRequest, FetchSource, Fetched, FetchedInfo};
 use tcw_abi::{Error, ErrorKind, Result};
 use tokio::sync::OnceCell;
 
-use super::http::{Http, SignedHttp, no_answer};
+use super::http::{self, Http, SignedHttp, no_answer};
 use super::scratch;
 
 /// How often a download is begun.
@@ -32,6 +33,10 @@ const ATTEMPTS: u32 = 6;
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 /// A download that has not moved for this long has failed.
 const STALL: Duration = Duration::from_secs(60);
+/// The longest content that is fetched, if nothing else is said: a server must not be able to fill the disk.
+pub const LONGEST: u64 = 16 << 30;
+/// What is hashed and written at one time.
+const BATCH: usize = 1 << 20;
 
 /// What stays as it is in a path segment.
 const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC
@@ -43,6 +48,7 @@ const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC
 /// Gets content for all libraries.
 pub struct Fetcher {
     root_url: String,
+    longest: u64,
     in_flight: Mutex<HashMap<String, Weak<OnceCell<Arc<Stored>>>>>,
 }
 
@@ -51,8 +57,16 @@ impl Fetcher {
     pub fn new(root_url: impl Into<String>) -> Self {
         Fetcher {
             root_url: root_url.into().trim_end_matches('/').to_owned(),
+            longest: LONGEST,
             in_flight: Mutex::default(),
         }
+    }
+
+    /// Refuses content of more than so many bytes.
+    #[must_use]
+    pub fn at_most(mut self, bytes: u64) -> Self {
+        self.longest = bytes;
+        self
     }
 
     /// Gets the content, and refuses it if it is not what was asked for.
@@ -63,22 +77,28 @@ impl Fetcher {
         signed: &dyn SignedHttp,
     ) -> Result<Fetched> {
         let stored = match &request.source {
-            FetchSource::Raw { text } => Arc::new(Stored::of_bytes(http.scratch(), text.as_bytes())?),
+            FetchSource::Raw { text } => {
+                Arc::new(Stored::of_bytes(http.scratch(), text.clone().into()).await?)
+            }
             FetchSource::Base64 { text } => {
                 let bytes = BASE64.decode(text.trim()).map_err(|error| {
                     Error::malformed(format!("content given as base64 is not base64: {error}"))
                 })?;
-                Arc::new(Stored::of_bytes(http.scratch(), &bytes)?)
+                Arc::new(Stored::of_bytes(http.scratch(), bytes.into()).await?)
             }
             FetchSource::Url { url } => {
-                let parsed = Url::parse(url)
-                    .map_err(|error| Error::malformed(format!("{url:?} is not a URL: {error}")))?;
+                // What cannot be parsed is not shown: nobody can tell what in it is secret.
+                let parsed = Url::parse(url).map_err(|error| {
+                    Error::malformed(format!("the URL of something to fetch is not one: {error}"))
+                })?;
+                let what = http::shown(&parsed);
                 if !matches!(parsed.scheme(), "http" | "https") {
                     return Err(Error::malformed(format!(
-                        "{url:?} cannot be fetched: only http and https URLs can"
+                        "{what} cannot be fetched: only http and https URLs can"
                     )));
                 }
-                self.shared(url, || download(http, parsed.clone(), url)).await?
+                self.shared(url, || self.download(http, parsed.clone(), &what))
+                    .await?
             }
             FetchSource::Artifact { task_id, artifact } => {
                 Arc::new(self.artifact(task_id, artifact, http, signed).await?)
@@ -141,7 +161,7 @@ impl Fetcher {
         let response = retried(&what, || get(signed, url.clone())).await?;
         let status = response.status();
         if status.is_success() {
-            return store(http.scratch(), response).await;
+            return self.store(http.scratch(), response, &what).await;
         }
         let Some(location) = response
             .headers()
@@ -152,7 +172,7 @@ impl Fetcher {
         };
         let location = Url::parse(location)
             .map_err(|error| Error::internal(format!("{what}: the queue redirects to no URL: {error}")))?;
-        download(http, location, &what).await
+        self.download(http, location, &what).await
     }
 
     async fn indexed(&self, namespace: &str, signed: &dyn SignedHttp) -> Result<String> {
@@ -169,6 +189,68 @@ impl Fetcher {
         }
         let indexed: Indexed = response.json().await.map_err(no_answer)?;
         Ok(indexed.task_id)
+    }
+
+    async fn download(&self, http: &Http, url: Url, what: &str) -> Result<Stored> {
+        retried_whole(what, || async {
+            let sent = http.plain(&url).get(url.clone()).send();
+            let response = match tokio::time::timeout(STALL, sent).await {
+                Ok(answer) => answer.map_err(no_answer)?,
+                Err(_) => return Err(stalled()),
+            };
+            if !response.status().is_success() {
+                return Err(answered(what, response.status()));
+            }
+            self.store(http.scratch(), response, what).await
+        })
+        .await
+    }
+
+    async fn store(&self, directory: &Path, mut response: Response, what: &str) -> Result<Stored> {
+        let content_type = response
+            .headers()
+            .get(CONTENT_TYPE)
+            .and_then(|value| value.to_str().ok())
+            .map(str::to_owned);
+        if response
+            .content_length()
+            .is_some_and(|length| length > self.longest)
+        {
+            return Err(self.too_long(what));
+        }
+        let mut storing = Storing::new(directory).await?;
+        let (mut batch, mut waiting, mut length) = (Vec::new(), 0, 0_u64);
+        loop {
+            // A body that ends before its Content-Length is an error of the transport.
+            let chunk = match tokio::time::timeout(STALL, response.chunk()).await {
+                Ok(chunk) => chunk.map_err(no_answer)?,
+                Err(_) => return Err(stalled()),
+            };
+            let Some(chunk) = chunk else { break };
+            length += chunk.len() as u64;
+            if length > self.longest {
+                return Err(self.too_long(what));
+            }
+            waiting += chunk.len();
+            batch.push(chunk);
+            if waiting >= BATCH {
+                storing = storing.write(std::mem::take(&mut batch)).await?;
+                waiting = 0;
+            }
+        }
+        Ok(storing.write(batch).await?.finish(content_type))
+    }
+
+    /// Not tried again: it would be as long the next time.
+    fn too_long(&self, what: &str) -> Error {
+        Error::new(
+            ErrorKind::TaskFailed,
+            format!(
+                "{what} is longer than the {} bytes that this worker fetches at most; split it, or have something \
+                 smaller made for this task",
+                self.longest
+            ),
+        )
     }
 
     fn api(&self, service: &str, path: &[&str]) -> Result<Url> {
@@ -188,10 +270,9 @@ struct Stored {
 }
 
 impl Stored {
-    fn of_bytes(directory: &Path, bytes: &[u8]) -> Result<Self> {
-        let mut storing = Storing::new(directory)?;
-        storing.write(bytes)?;
-        Ok(storing.finish(None))
+    async fn of_bytes(directory: &Path, bytes: Bytes) -> Result<Self> {
+        let storing = Storing::new(directory).await?;
+        Ok(storing.write(vec![bytes]).await?.finish(None))
     }
 }
 
@@ -210,7 +291,7 @@ fn remove(path: &Path) {
     }
 }
 
-/// A file on its way.
+/// A file on its way. What blocks or takes time is done on the threads for that.
 struct Storing {
     path: PathBuf,
     file: File,
@@ -220,26 +301,35 @@ struct Storing {
 }
 
 impl Storing {
-    fn new(directory: &Path) -> io::Result<Self> {
+    async fn new(directory: &Path) -> io::Result<Self> {
         let path = directory.join(format!("fetched-{}", slugid::nice()));
-        let file = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(&path)?;
-        Ok(Storing {
-            path,
-            file,
-            hash: Sha256::new(),
-            length: 0,
-            kept: false,
+        blocking(move || {
+            let file = OpenOptions::new()
+                .write(true)
+                .create_new(true)
+                .mode(0o600)
+                .open(&path)?;
+            Ok(Storing {
+                path,
+                file,
+                hash: Sha256::new(),
+                length: 0,
+                kept: false,
+            })
         })
+        .await
     }
 
-    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.hash.update(bytes);
-        self.length += bytes.len() as u64;
-        self.file.write_all(bytes)
+    async fn write(mut self, chunks: Vec<Bytes>) -> io::Result<Self> {
+        blocking(move || {
+            for chunk in chunks {
+                self.hash.update(&chunk);
+                self.length += chunk.len() as u64;
+                self.file.write_all(&chunk)?;
+            }
+            Ok(self)
+        })
+        .await
     }
 
     fn finish(mut self, content_type: Option<String>) -> Stored {
@@ -263,46 +353,18 @@ impl Drop for Storing {
     }
 }
 
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(io::Error::other)?
+}
+
 async fn get(signed: &dyn SignedHttp, url: Url) -> Result<Response> {
     let sent = signed.send(Method::GET, url, HeaderMap::new(), Body::default());
     match tokio::time::timeout(STALL, sent).await {
         Ok(answer) => answer,
         Err(_) => Err(stalled()),
     }
-}
-
-async fn download(http: &Http, url: Url, what: &str) -> Result<Stored> {
-    retried_whole(what, || async {
-        let sent = http.plain(&url).get(url.clone()).send();
-        let response = match tokio::time::timeout(STALL, sent).await {
-            Ok(answer) => answer.map_err(no_answer)?,
-            Err(_) => return Err(stalled()),
-        };
-        if !response.status().is_success() {
-            return Err(answered(what, response.status()));
-        }
-        store(http.scratch(), response).await
-    })
-    .await
-}
-
-async fn store(directory: &Path, mut response: Response) -> Result<Stored> {
-    let content_type = response
-        .headers()
-        .get(CONTENT_TYPE)
-        .and_then(|value| value.to_str().ok())
-        .map(str::to_owned);
-    let mut storing = Storing::new(directory)?;
-    loop {
-        // A body that ends before its Content-Length is an error of the transport.
-        let chunk = match tokio::time::timeout(STALL, response.chunk()).await {
-            Ok(chunk) => chunk.map_err(no_answer)?,
-            Err(_) => return Err(stalled()),
-        };
-        let Some(chunk) = chunk else { break };
-        storing.write(&chunk)?;
-    }
-    Ok(storing.finish(content_type))
 }
 
 /// Tries a request again while the server does not answer or says that it cannot.
@@ -378,8 +440,76 @@ fn shown(source: &FetchSource) -> String {
     match source {
         FetchSource::Artifact { task_id, artifact } => format!("artifact {artifact} of task {task_id}"),
         FetchSource::Index { namespace, artifact } => format!("artifact {artifact} of index {namespace}"),
-        FetchSource::Url { url } => url.clone(),
+        FetchSource::Url { url } => {
+            Url::parse(url).map_or_else(|_| "the content of a URL".to_owned(), |url| http::shown(&url))
+        }
         FetchSource::Raw { .. } => "the content given as text".to_owned(),
         FetchSource::Base64 { .. } => "the content given as base64".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::Router;
+    use axum::body::Body as Answer;
+    use axum::routing::get;
+
+    use super::*;
+    use crate::services::http::WorkerSigned;
+
+    /// A server of ten bytes, with and without saying that they are ten.
+    async fn ten_bytes() -> String {
+        let stream = || async {
+            let pieces = [Ok::<_, io::Error>("01234"), Ok("56789")];
+            Answer::from_stream(futures_util::stream::iter(pieces))
+        };
+        let router = Router::new()
+            .route("/known", get(|| async { "0123456789" }))
+            .route("/unknown", get(stream));
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        tokio::spawn(async move { axum::serve(listener, router).await });
+        url
+    }
+
+    #[tokio::test]
+    async fn nothing_is_longer_than_it_may_be() {
+        let root = ten_bytes().await;
+        let scratch = tempfile::tempdir().unwrap();
+        for (longest, fits) in [(9, false), (10, true)] {
+            let http = Http::new(Arc::new(|| None), scratch.path().to_owned())
+                .unwrap()
+                .at_most(longest);
+            let fetcher = Fetcher::new(&root).at_most(longest);
+            let signed: &WorkerSigned = http.worker();
+            for path in ["known", "unknown"] {
+                let url = format!("{root}/{path}");
+                let request = FetchRequest {
+                    source: FetchSource::Url { url: url.clone() },
+                    sha256: None,
+                };
+                match fetcher.fetch(request, &http, signed).await {
+                    Ok(fetched) => assert!(fits && fetched.info.length == 10),
+                    Err(error) => {
+                        assert_eq!(error.kind(), ErrorKind::TaskFailed, "{error}");
+                        assert!(error.message().contains("9 bytes") && !fits, "{error}");
+                    }
+                }
+                let head = tcw_abi::services::HttpHead {
+                    method: "GET".to_owned(),
+                    url,
+                    ..Default::default()
+                };
+                let request = tcw_abi::services::HttpRequest { head, body: None };
+                match http.request(request, signed).await {
+                    Ok(_) => assert!(fits),
+                    Err(error) => {
+                        assert_eq!(error.kind(), ErrorKind::ResourceUnavailable, "{error}");
+                        assert!(error.message().contains("9 bytes") && !fits, "{error}");
+                    }
+                }
+            }
+        }
+        assert_eq!(std::fs::read_dir(scratch.path()).unwrap().count(), 0);
     }
 }

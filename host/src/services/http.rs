@@ -25,6 +25,8 @@ use crate::queue::{Credentials, TaskQueue};
 
 /// What a request may take if the library does not say.
 const TIMEOUT: Duration = Duration::from_secs(30);
+/// The longest body of an answer, if nothing else is said: a server must not be able to fill the disk.
+pub const LONGEST: u64 = 1 << 30;
 
 /// Signs a request and sends it. Redirects are not followed: a signature is for one URL.
 #[async_trait]
@@ -73,6 +75,7 @@ pub struct Http {
     following: Clients,
     worker: WorkerSigned,
     scratch: PathBuf,
+    longest: u64,
 }
 
 impl Http {
@@ -85,7 +88,15 @@ impl Http {
                 credentials,
             },
             scratch,
+            longest: LONGEST,
         })
+    }
+
+    /// Refuses answers with bodies of more than so many bytes.
+    #[must_use]
+    pub fn at_most(mut self, bytes: u64) -> Self {
+        self.longest = bytes;
+        self
     }
 
     /// For requests that are not signed.
@@ -111,7 +122,7 @@ impl Http {
                 ErrorKind::ResourceUnavailable,
                 format!(
                     "{}: no whole answer within {:.1} s",
-                    shown(&request.head),
+                    shown_request(&request.head),
                     timeout.as_secs_f64()
                 ),
             )),
@@ -149,10 +160,10 @@ impl Http {
             let request = http.request(method, url).headers(headers).body(body);
             request.send().await.map_err(no_answer)?
         };
-        self.received(response).await
+        self.received(head, response).await
     }
 
-    async fn received(&self, mut response: Response) -> Result<HttpResponse> {
+    async fn received(&self, head: &HttpHead, mut response: Response) -> Result<HttpResponse> {
         let mut headers = BTreeMap::<String, String>::new();
         for (name, value) in response.headers() {
             let value = String::from_utf8_lossy(value.as_bytes());
@@ -166,7 +177,19 @@ impl Http {
         }
         let status = response.status().as_u16();
         let mut file = tokio::fs::File::from_std(scratch::file(&self.scratch)?);
+        let mut length = 0_u64;
         while let Some(chunk) = response.chunk().await.map_err(no_answer)? {
+            length += chunk.len() as u64;
+            if length > self.longest {
+                return Err(Error::new(
+                    ErrorKind::ResourceUnavailable,
+                    format!(
+                        "{}: the answer is longer than {} bytes; fetch what is long, instead of requesting it",
+                        shown_request(head),
+                        self.longest
+                    ),
+                ));
+            }
             file.write_all(&chunk).await?;
         }
         file.flush().await?;
@@ -273,8 +296,22 @@ fn causes(error: &dyn std::error::Error) -> String {
     text
 }
 
-/// Method and URL without what may be secret in it.
-fn shown(head: &HttpHead) -> String {
-    let url = head.url.split(['?', '#']).next().unwrap_or_default();
-    format!("{} {url}", head.method)
+/// A URL without what may be secret in it: scheme, host, port and path are left of it.
+pub(super) fn shown(url: &Url) -> String {
+    let scheme = url.scheme();
+    // What has no host has no path either, but something that only its scheme understands.
+    if url.cannot_be_a_base() {
+        return format!("{scheme}:");
+    }
+    let host = url.host_str().unwrap_or_default();
+    let port = url.port().map(|port| format!(":{port}")).unwrap_or_default();
+    format!("{scheme}://{host}{port}{}", url.path())
+}
+
+/// Method and URL of a request, for messages.
+fn shown_request(head: &HttpHead) -> String {
+    match Url::parse(&head.url) {
+        Ok(url) => format!("{} {}", head.method, shown(&url)),
+        Err(_) => head.method.clone(),
+    }
 }

@@ -92,6 +92,9 @@ pub struct TaskStatus {
     pub state: TaskState,
     /// Since when.
     pub since: DateTime<Utc>,
+    /// Whether the worker has begun to report how it ended. The run may be over for the queue from then on, because of
+    /// that report, although no answer has come yet.
+    pub reporting: bool,
     /// How it ended, once it is resolved. Cleaning up may still add to it.
     pub report: Option<TaskReport>,
 }
@@ -102,6 +105,7 @@ pub fn task_control() -> (TaskControl, TaskControlReceiver) {
     let first = TaskStatus {
         state: TaskState::Claimed,
         since: Utc::now(),
+        reporting: false,
         report: None,
     };
     let (send_status, status) = watch::channel(first);
@@ -209,11 +213,22 @@ impl TaskControlReceiver {
         (*self.events.borrow()).filter(|event| event.gives_up())
     }
 
+    /// The event that counts, if there is one.
+    #[cfg(test)]
+    pub(crate) fn event(&self) -> Option<TaskEvent> {
+        *self.events.borrow()
+    }
+
     pub(super) fn enter(&self, state: TaskState) {
         self.status.send_modify(|status| {
             status.state = state;
             status.since = Utc::now();
         });
+    }
+
+    /// The report is about to be sent.
+    pub(crate) fn begin_report(&self) {
+        self.status.send_modify(|status| status.reporting = true);
     }
 
     /// The task is resolved.

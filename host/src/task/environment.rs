@@ -129,6 +129,11 @@ pub struct Deadlines {
     pub call_grace: Duration,
     /// For all `exception` hooks of a task together.
     pub exception: Duration,
+    /// Between attempts to report how a task ended to a queue that is away; each pause is between half of this and all
+    /// of it. They end with the claim.
+    pub report_again: Duration,
+    /// For the report when the worker shuts down, as nothing may keep it from leaving.
+    pub report_at_shutdown: Duration,
 }
 
 impl Default for Deadlines {
@@ -139,6 +144,8 @@ impl Default for Deadlines {
             hook_grace: Duration::from_secs(10),
             call_grace: Duration::from_secs(60),
             exception: Duration::from_secs(30),
+            report_again: Duration::from_secs(10),
+            report_at_shutdown: Duration::from_secs(60),
         }
     }
 }

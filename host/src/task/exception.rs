@@ -2,7 +2,7 @@
 //!
 //! What is still going on is stopped and waited for, within a bound; the sandbox is aborted, since no engine watches
 //! for that itself; the log is closed; the plugins publish what they have, within a bound; the queue is told. When the
-//! worker shuts down the queue is told first, because there may be no time for the rest.
+//! worker shuts down the queue is told first, while everything is stopped, because there may be no time for the rest.
 
 use std::sync::Arc;
 
@@ -68,11 +68,17 @@ impl Interrupted {
         }
         let early = match reason {
             Reason::Ours(reason @ ExceptionReason::WorkerShutdown) => {
-                Some(task.tell_queue(Resolution::Exception(reason)).await)
+                // The report begins first. A queue that does not answer must not keep what runs from being ended, as
+                // the process may not be there for much longer.
+                let report = task.tell_queue(Resolution::Exception(reason));
+                let (told, ()) = tokio::join!(report, quiet(&task, calls, event));
+                Some(told)
             }
-            _ => None,
+            _ => {
+                quiet(&task, calls, event).await;
+                None
+            }
         };
-        quiet(&task, calls, event).await;
         task.end_log(&lines).await;
         publish(&task, reason.for_plugins()).await;
         let (resolution, reported) = match early {

@@ -244,39 +244,80 @@ impl Task {
     }
 
     /// Tells the queue, unless the run is over for it already. Answers what became of the task.
+    ///
+    /// A queue that is away is asked again for as long as there is a claim, which is renewed meanwhile; when the worker
+    /// shuts down, for a short time only.
     pub(super) async fn tell_queue(&self, resolution: Resolution) -> (Resolution, bool) {
         if self.control.is_resolved_elsewhere() {
             return (Resolution::ResolvedElsewhere, false);
         }
-        let call = async {
-            match resolution {
-                Resolution::Completed => self.queue.report_completed().await.map(drop),
-                Resolution::Failed => self.queue.report_failed().await.map(drop),
-                Resolution::Exception(reason) => self.queue.report_exception(reason).await.map(drop),
-                Resolution::ResolvedElsewhere => Ok(()),
-            }
+        self.control.begin_report();
+        let deadlines = &self.env.deadlines;
+        let shutdown = async {
+            self.control.given_up().await;
+            tokio::time::sleep(deadlines.report_at_shutdown).await;
         };
         let outcome = tokio::select! {
             biased;
-            outcome = call => outcome,
-            // A queue that does not answer is asked again and again; there is no need to once the claim is gone.
-            _ = self.control.resolved_elsewhere() => return (Resolution::ResolvedElsewhere, false),
-        };
-        match outcome {
-            Ok(()) => (resolution, resolution != Resolution::ResolvedElsewhere),
-            Err(QueueError::Conflict { message, .. }) => {
-                tracing::info!(
+            outcome = self.report_until_taken(resolution) => outcome.map_err(|error| error.to_string()),
+            event = self.control.resolved_elsewhere() => {
+                tracing::warn!(
                     task_id = %self.claim.task_id(),
                     run_id = self.claim.run_id.0,
-                    message,
-                    "the queue has resolved this run before us"
+                    ?resolution,
+                    ?event,
+                    "the end of this run was not reported before it was over for the queue"
                 );
-                (Resolution::ResolvedElsewhere, false)
+                return (Resolution::ResolvedElsewhere, false);
             }
+            () = shutdown => Err(format!(
+                "the queue did not take it within {} s, and the worker shuts down",
+                deadlines.report_at_shutdown.as_secs_f64()
+            )),
+        };
+        match outcome {
+            Ok(resolution) => (resolution, resolution != Resolution::ResolvedElsewhere),
             Err(error) => {
                 let error = Error::internal(format!("the end of this run cannot be reported: {error}"));
                 self.worsen(WorkerEffect::NonFatal, &Fault::of_host(error));
                 (resolution, false)
+            }
+        }
+    }
+
+    /// Reports until the queue answers: with the resolution that stands, or with an error that asking again cannot mend.
+    async fn report_until_taken(&self, resolution: Resolution) -> Result<Resolution, QueueError> {
+        loop {
+            let outcome = match resolution {
+                Resolution::Completed => self.queue.report_completed().await.map(drop),
+                Resolution::Failed => self.queue.report_failed().await.map(drop),
+                Resolution::Exception(reason) => self.queue.report_exception(reason).await.map(drop),
+                Resolution::ResolvedElsewhere => Ok(()),
+            };
+            match outcome {
+                Ok(()) => return Ok(resolution),
+                Err(QueueError::Conflict { message, .. }) => {
+                    tracing::info!(
+                        task_id = %self.claim.task_id(),
+                        run_id = self.claim.run_id.0,
+                        message,
+                        "the queue has resolved this run before us"
+                    );
+                    return Ok(Resolution::ResolvedElsewhere);
+                }
+                Err(error) if error.is_transient() => {
+                    let pause = self.env.deadlines.report_again;
+                    let pause = pause.mul_f64(rand::rng().random_range(0.5..=1.0));
+                    tracing::warn!(
+                        task_id = %self.claim.task_id(),
+                        run_id = self.claim.run_id.0,
+                        %error,
+                        ?pause,
+                        "the end of this run could not be reported; trying again"
+                    );
+                    tokio::time::sleep(pause).await;
+                }
+                Err(error) => return Err(error),
             }
         }
     }

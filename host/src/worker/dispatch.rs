@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rand::Rng;
+use tcw_abi::plugin::Plugin;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::task::{JoinHandle, JoinSet};
 
@@ -25,15 +26,18 @@ const MOST_CLAIMS: u32 = 32;
 /// After this many clean-ups under way for each slot, claiming waits for them.
 const CLEAN_UPS_PER_SLOT: usize = 2;
 
-/// How long the engine may take to say how it is.
-const HEALTH: Duration = Duration::from_secs(10);
-
 /// How long an engine that is not well, or a queue that does not answer, is left alone.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// How often a queue in this process is asked to end a poll that keeps the worker from leaving: the first time, the
 /// poll may not have reached it yet.
 const RELEASE: Duration = Duration::from_millis(100);
+
+/// How long writing a claim down may take: longer, and the disk is not one that can be relied on.
+const WRITING: Duration = Duration::from_secs(30);
+
+/// How long giving back a claim may take, of which nothing has begun.
+const GIVING_BACK: Duration = Duration::from_secs(30);
 
 type Key = (TaskId, RunId);
 
@@ -55,7 +59,11 @@ struct State {
     /// Keepers of claims; each ends when its task is resolved.
     resolving: JoinSet<(Key, Option<TaskReport>)>,
     /// Tasks that were resolved and still clean up.
-    cleaning: JoinSet<Result<(), tokio::task::JoinError>>,
+    cleaning: JoinSet<(Key, Result<TaskReport, tokio::task::JoinError>)>,
+    /// Claims that could not be written down, on their way back.
+    giving_back: JoinSet<()>,
+    /// What the tasks that clean up have already meant for the worker.
+    applied: HashMap<Key, WorkerEffect>,
     poll: Option<JoinHandle<Poll>>,
     statuses: Option<JoinHandle<Result<Vec<TaskStatus>, QueueError>>>,
     /// Not before this is anything claimed again.
@@ -127,6 +135,8 @@ impl Worker {
             running: HashMap::new(),
             resolving: JoinSet::new(),
             cleaning: JoinSet::new(),
+            giving_back: JoinSet::new(),
+            applied: HashMap::new(),
             poll: None,
             statuses: None,
             not_before: None,
@@ -157,7 +167,8 @@ impl Worker {
                 Some(command) = self.commands.recv() => self.obey(&mut state, command),
                 Some(ended) = state.resolving.join_next() => self.resolved(&mut state, ended).await,
                 poll = wait(&mut state.poll) => self.polled(&mut state, poll).await,
-                Some(_) = state.cleaning.join_next() => {}
+                Some(cleaned) = state.cleaning.join_next() => self.cleaned(&mut state, cleaned),
+                Some(_) = state.giving_back.join_next() => {}
                 statuses = wait(&mut state.statuses) => self.heard(&state, statuses),
                 _ = cancellations.tick(), if !state.running.is_empty() => self.ask_statuses(&mut state),
                 () = tokio::time::sleep_until(wake.into()) => {}
@@ -195,7 +206,7 @@ impl Worker {
                 self.options.shutdown_bound.as_secs()
             )));
         }
-        if !state.running.is_empty() || state.poll.is_some() {
+        if !state.running.is_empty() || state.poll.is_some() || !state.giving_back.is_empty() {
             return None;
         }
         if let Some(fatal) = &state.fatal {
@@ -255,12 +266,16 @@ impl Worker {
         }
         let (queue, environment) = (Arc::clone(&self.queue), Arc::clone(&self.environment));
         state.poll = Some(tokio::spawn(async move {
-            match tokio::time::timeout(HEALTH, environment.engine.engine.health()).await {
+            match tokio::time::timeout(environment.deadlines.query, environment.engine.engine.health()).await
+            {
                 Ok(Ok(health)) if health.healthy => {}
                 Ok(Ok(health)) => return Poll::Unwell(health.reason),
                 Ok(Err(error)) => return Poll::Unwell(error.to_string()),
                 Err(_) => {
-                    return Poll::Unwell(format!("it did not say how it is within {} s", HEALTH.as_secs()));
+                    return Poll::Unwell(format!(
+                        "it did not say how it is within {} s",
+                        environment.deadlines.query.as_secs()
+                    ));
                 }
             }
             match queue.claim_work(free).await {
@@ -314,19 +329,35 @@ impl Worker {
             queue: self.options.queue_name.clone(),
             credentials: claim.credentials.clone(),
         });
-        if let Err(error) = self.journal.claimed(records.collect()).await {
-            tracing::error!(%error, "claims cannot be written down, so they are given back");
-            for claim in &claims {
-                let given_back = self
-                    .queue
-                    .for_claim(claim)
-                    .report_exception(ExceptionReason::WorkerShutdown)
-                    .await;
-                if let Err(error) = given_back {
-                    tracing::error!(task_id = %claim.task_id(), %error, "a claim could not be given back; it expires");
-                }
+        let written = tokio::time::timeout(WRITING, self.journal.claimed(records.collect())).await;
+        let failure = match written {
+            Ok(Ok(())) => None,
+            Ok(Err(error)) => Some(error.to_string()),
+            Err(_) => Some(format!(
+                "the journal did not take a claim within {} s",
+                WRITING.as_secs()
+            )),
+        };
+        if let Some(failure) = failure {
+            tracing::error!(
+                error = failure,
+                "claims cannot be written down, so they are given back"
+            );
+            state.fatal = Some(Exit::Fatal(failure.clone()));
+            self.stop_now(state, &failure);
+            for claim in claims {
+                let queue = self.queue.for_claim(&claim);
+                state.giving_back.spawn(async move {
+                    let report = queue.report_exception(ExceptionReason::WorkerShutdown);
+                    match tokio::time::timeout(GIVING_BACK, report).await {
+                        Ok(Ok(_)) => {}
+                        Ok(Err(error)) => {
+                            tracing::error!(task_id = %claim.task_id(), %error, "a claim could not be given back; it expires");
+                        }
+                        Err(_) => tracing::error!(task_id = %claim.task_id(), "the queue is away: a claim expires"),
+                    }
+                });
             }
-            state.fatal = Some(Exit::Fatal(error.to_string()));
             return;
         }
         for claim in claims {
@@ -342,6 +373,7 @@ impl Worker {
             // It came with a poll that was under way: it goes back to the queue at once.
             control.send(TaskEvent::WorkerShutdown);
         }
+        let cleaned = key.clone();
         let queue = self.queue.for_claim(&claim);
         let run = tokio::spawn(task::run(
             Arc::clone(&self.environment),
@@ -355,21 +387,25 @@ impl Worker {
         let journal = self.journal.clone();
         state.resolving.spawn(async move {
             let report = keep_claim(claim, queue.as_ref(), control, &journal).await;
-            if report.is_none() {
+            let told = match &report {
+                Some(report) => report.reported || report.resolution == Resolution::ResolvedElsewhere,
                 // The task's own code failed before it could say how it ended.
-                let reported = queue.report_exception(ExceptionReason::InternalError).await;
-                if let Err(error) = reported {
-                    tracing::error!(task_id = %key.0, %error, "a task that failed inside the worker was not reported");
-                }
-            }
-            if report.as_ref().is_none_or(|report| report.reported || report.resolution == Resolution::ResolvedElsewhere)
+                None => match queue.report_exception(ExceptionReason::InternalError).await {
+                    Ok(_) | Err(QueueError::Conflict { .. }) => true,
+                    Err(error) => {
+                        tracing::error!(task_id = %key.0, %error, "a task that failed inside the worker was not reported");
+                        false
+                    }
+                },
+            };
+            if told
                 && let Err(error) = journal.resolved(key.0.clone(), key.1).await
             {
                 tracing::error!(task_id = %key.0, %error, "the end of a task is not written down");
             }
             (key, report)
         });
-        state.cleaning.spawn(async move { run.await.map(|_| ()) });
+        state.cleaning.spawn(async move { (cleaned, run.await) });
     }
 
     async fn resolved(
@@ -392,7 +428,25 @@ impl Worker {
             self.report_non_fatal();
             return;
         };
+        state.applied.insert(key.clone(), report.effect);
+        self.apply(state, &key, &report, WorkerEffect::None);
+    }
+
+    /// A task has cleaned up, and what went wrong in that counts too.
+    fn cleaned(
+        &self,
+        state: &mut State,
+        cleaned: Result<(Key, Result<TaskReport, tokio::task::JoinError>), tokio::task::JoinError>,
+    ) {
+        let Ok((key, Ok(report))) = cleaned else { return };
+        let before = state.applied.remove(&key).unwrap_or_default();
+        self.apply(state, &key, &report, before);
+    }
+
+    /// What a task's end means for the worker, beyond what it has meant `before`.
+    fn apply(&self, state: &mut State, key: &Key, report: &TaskReport, before: WorkerEffect) {
         match report.effect {
+            effect if effect <= before => {}
             WorkerEffect::None => {}
             WorkerEffect::NonFatal => self.report_non_fatal(),
             WorkerEffect::Fatal => {
@@ -490,22 +544,36 @@ impl Worker {
     }
 
     fn report_idle(&self, idle: Duration) {
-        for plugin in &self.environment.plugins {
-            let (name, plugin) = (plugin.name.clone(), Arc::clone(&plugin.plugin));
-            tokio::spawn(async move {
-                if let Err(error) = plugin.report_idle(idle).await {
-                    tracing::warn!(plugin = name, %error, "report_idle failed");
-                }
-            });
-        }
+        self.tell_plugins("report_idle", move |plugin| async move {
+            plugin.report_idle(idle).await
+        });
     }
 
     fn report_non_fatal(&self) {
+        self.tell_plugins("report_non_fatal_error", |plugin| async move {
+            plugin.report_non_fatal_error().await
+        });
+    }
+
+    /// In the background; a plugin that does not return in time is left alone, and what it holds with it.
+    fn tell_plugins<F, Told>(&self, what: &'static str, tell: F)
+    where
+        F: Fn(Arc<dyn Plugin>) -> Told,
+        Told: Future<Output = tcw_abi::Result<()>> + Send + 'static,
+    {
+        let bound = self.environment.deadlines.query;
         for plugin in &self.environment.plugins {
-            let (name, plugin) = (plugin.name.clone(), Arc::clone(&plugin.plugin));
+            let name = plugin.name.clone();
+            let told = tell(Arc::clone(&plugin.plugin));
             tokio::spawn(async move {
-                if let Err(error) = plugin.report_non_fatal_error().await {
-                    tracing::warn!(plugin = name, %error, "report_non_fatal_error failed");
+                match tokio::time::timeout(bound, told).await {
+                    Ok(Ok(())) => {}
+                    Ok(Err(error)) => tracing::warn!(plugin = name, %error, "{what} failed"),
+                    Err(_) => tracing::warn!(
+                        plugin = name,
+                        "{what} did not return within {} s",
+                        bound.as_secs()
+                    ),
                 }
             });
         }

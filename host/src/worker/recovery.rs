@@ -3,11 +3,15 @@
 //! The caller holds the lock of the state directory, so whatever the journal holds belongs to a dead process.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tcw_abi::engine::Engine;
 
 use super::journal::{Journal, JournalError};
 use crate::queue::{ExceptionReason, Queue, QueueError};
+
+/// How long an engine may take to remove what is left. It goes on after that; the worker does not wait.
+const RECOVERY: Duration = Duration::from_secs(10 * 60);
 
 /// What was found and what was done about it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -27,7 +31,8 @@ pub async fn recover(
     engine: &Arc<dyn Engine>,
     library: &str,
 ) -> Result<Recovery, JournalError> {
-    let mut recovery = Recovery::default();
+    // What still runs ends before the queue gives the same tasks out again.
+    let mut recovery = recover_leases(journal, engine, library).await?;
     for claim in journal.open_claims().await? {
         let name = format!("task {} run {}", claim.task_id, claim.run_id.0);
         if claim.queue != queue_name {
@@ -44,24 +49,25 @@ pub async fn recover(
             Ok(_) => recovery
                 .messages
                 .push(format!("{name}: resolved as worker-shutdown")),
-            Err(error @ (QueueError::Unavailable { .. } | QueueError::RateLimited { .. })) => {
+            Err(
+                error @ (QueueError::Conflict { .. }
+                | QueueError::NotFound { .. }
+                | QueueError::Unauthorized { .. }),
+            ) => recovery
+                .messages
+                .push(format!("{name}: was resolved meanwhile ({error})")),
+            Err(error) => {
                 recovery.left += 1;
                 recovery.messages.push(format!("{name}: {error}"));
                 continue;
             }
-            Err(error) => recovery
-                .messages
-                .push(format!("{name}: was resolved meanwhile ({error})")),
         }
         journal.resolved(claim.task_id, claim.run_id).await?;
     }
-    let leases = recover_leases(journal, engine, library).await?;
-    recovery.messages.extend(leases.messages);
-    recovery.left += leases.left;
     Ok(recovery)
 }
 
-/// The second half of it: what the engine made for them.
+/// The first half of it: what the engine made for them.
 pub async fn recover_leases(
     journal: &Journal,
     engine: &Arc<dyn Engine>,
@@ -79,10 +85,16 @@ pub async fn recover_leases(
     recovery.left += others.len();
     if !ours.is_empty() {
         let count = ours.len();
-        match engine
-            .recover(ours.into_iter().map(|lease| lease.lease).collect())
+        let recovering = engine.recover(ours.into_iter().map(|lease| lease.lease).collect());
+        match tokio::time::timeout(RECOVERY, recovering)
             .await
-        {
+            .unwrap_or_else(|_| {
+                let bound = RECOVERY.as_secs();
+                Err(tcw_abi::Error::new(
+                    tcw_abi::ErrorKind::TimedOut,
+                    format!("it did not return within {bound} s"),
+                ))
+            }) {
             Ok(report) => {
                 recovery.left += count.saturating_sub(report.released.len());
                 recovery.messages.extend(report.messages);

@@ -50,6 +50,12 @@ pub(super) async fn keep_claim(
                             tracing::error!(task_id = %claim.task_id(), %error, "new credentials are not written down");
                         }
                     }
+                    // It may be our own report that has ended the run, its answer lost. What the queue says to the next
+                    // attempt at it decides; there is no claim any more, so its time is the bound for that.
+                    Err(QueueError::Conflict { .. }) if control.status().reporting && Utc::now() < taken_until => {
+                        tracing::debug!(task_id = %claim.task_id(), "the run is over while its end is being reported");
+                        wait = until(taken_until);
+                    }
                     Err(error) if error.is_transient() && Utc::now() < taken_until => {
                         failures += 1;
                         wait = Duration::from_secs(failures).min(until(taken_until));
@@ -82,4 +88,120 @@ fn before_expiry(taken_until: DateTime<Utc>) -> Duration {
 
 fn until(time: DateTime<Utc>) -> Duration {
     (time - Utc::now()).to_std().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use async_trait::async_trait;
+    use serde_json::json;
+
+    use super::*;
+    use crate::queue::{
+        ArtifactCreated, ArtifactRequest, Credentials, ExceptionReason, Reclaimed, RunId, TaskId, TaskStatus,
+        Upload, UploadBody,
+    };
+    use crate::task::task_control;
+
+    /// Says that the run is over.
+    #[derive(Default)]
+    struct Over {
+        asked: AtomicUsize,
+    }
+
+    #[async_trait]
+    impl TaskQueue for Over {
+        fn task_id(&self) -> &TaskId {
+            unreachable!()
+        }
+        fn run_id(&self) -> RunId {
+            unreachable!()
+        }
+        fn credentials(&self) -> Credentials {
+            unreachable!()
+        }
+        fn set_credentials(&self, _: Credentials) {}
+        async fn reclaim(&self) -> Result<Reclaimed, QueueError> {
+            self.asked.fetch_add(1, Ordering::SeqCst);
+            Err(QueueError::Conflict {
+                at: "POST reclaim".to_owned(),
+                message: "resolved".to_owned(),
+            })
+        }
+        async fn report_completed(&self) -> Result<TaskStatus, QueueError> {
+            unreachable!()
+        }
+        async fn report_failed(&self) -> Result<TaskStatus, QueueError> {
+            unreachable!()
+        }
+        async fn report_exception(&self, _: ExceptionReason) -> Result<TaskStatus, QueueError> {
+            unreachable!()
+        }
+        async fn create_artifact(&self, _: &str, _: &ArtifactRequest) -> Result<ArtifactCreated, QueueError> {
+            unreachable!()
+        }
+        async fn upload(&self, _: &Upload, _: UploadBody) -> Result<(), QueueError> {
+            unreachable!()
+        }
+        async fn signed_request(
+            &self,
+            _: reqwest::Method,
+            _: reqwest::Url,
+            _: reqwest::header::HeaderMap,
+            _: reqwest::Body,
+            _: Option<&[String]>,
+        ) -> Result<reqwest::Response, QueueError> {
+            unreachable!()
+        }
+    }
+
+    fn claim(seconds: i64) -> Claim {
+        let now = Utc::now();
+        let later = now + chrono::Duration::hours(1);
+        serde_json::from_value(json!({
+            "status": {
+                "taskId": TaskId::random(), "taskQueueId": "a/b", "state": "running", "retriesLeft": 5,
+                "deadline": later, "expires": later, "runs": [],
+            },
+            "runId": 0, "workerGroup": "g", "workerId": "w", "takenUntil": now + chrono::Duration::seconds(seconds),
+            "task": {
+                "taskQueueId": "a/b", "created": now, "deadline": later, "expires": later, "payload": {},
+                "metadata": {"name": "n", "description": "d", "owner": "o", "source": "s"},
+            },
+            "credentials": {"clientId": "task", "accessToken": "secret"},
+        }))
+        .unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_conflict_ends_a_task_unless_it_may_come_from_its_own_report() {
+        let directory = tempfile::tempdir().unwrap();
+        let journal = Journal::open(directory.path()).unwrap();
+        for reporting in [false, true] {
+            let (control, receiver) = task_control();
+            if reporting {
+                receiver.begin_report();
+            }
+            let queue = Over::default();
+            let keeping = keep_claim(claim(3), &queue, control, &journal);
+            let heard = async {
+                // Asked after about half of the claim's three seconds.
+                while queue.asked.load(Ordering::SeqCst) == 0 {
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                }
+                tokio::time::sleep(Duration::from_millis(300)).await;
+                let early = receiver.event();
+                tokio::time::sleep(Duration::from_millis(1500)).await;
+                (early, receiver.event())
+            };
+            let (early, late) = tokio::select! {
+                _ = keeping => panic!("nobody has resolved the task"),
+                heard = heard => heard,
+            };
+            // It is not asked for ever: the end of the claim is the end.
+            assert_eq!(early, (!reporting).then_some(TaskEvent::Cancelled));
+            assert_eq!(late, Some(TaskEvent::Cancelled));
+        }
+    }
 }

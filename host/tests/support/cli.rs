@@ -62,13 +62,13 @@ impl Place {
         flags(&library("native_engine"), &plugins)
     }
 
-    /// The directory `plugins` with these files in it. Links spare copying a hundred megabytes for each test.
+    /// The directory `plugins` with copies of these files in it.
     pub(crate) fn plugins(&self, files: impl IntoIterator<Item = PathBuf>) -> PathBuf {
         let directory = self.path("plugins");
         std::fs::create_dir_all(&directory).expect("it can be made");
         for file in files {
             let name = directory.join(file.file_name().expect("a file"));
-            if std::fs::hard_link(&file, &name).is_err() {
+            if !name.exists() {
                 std::fs::copy(&file, &name).expect("the library can be copied");
             }
         }
@@ -152,14 +152,14 @@ impl Stream {
         String::from_utf8_lossy(&self.written.0.lock().expect("no reader panics").bytes).into_owned()
     }
 
-    /// The first whole line with `part` in it.
-    fn line(&self, part: &str) -> Option<String> {
+    /// Waits for the first line that is meant.
+    fn line(&self, is_meant: impl Fn(&str) -> bool) -> Option<String> {
         let deadline = Instant::now() + PATIENCE;
         let mut written = self.written.0.lock().expect("no reader panics");
         loop {
             let text = String::from_utf8_lossy(&written.bytes).into_owned();
             let whole = &text[..text.rfind('\n').map_or(0, |end| end + 1)];
-            if let Some(line) = whole.lines().find(|line| line.contains(part)) {
+            if let Some(line) = whole.lines().find(|line| is_meant(line)) {
                 return Some(line.to_owned());
             }
             let left = deadline.saturating_duration_since(Instant::now());
@@ -175,7 +175,7 @@ impl Stream {
         }
     }
 
-    fn to_end(&mut self) -> String {
+    fn drain(&mut self) -> String {
         if let Some(reader) = self.reader.take() {
             reader.join().expect("no reader panics");
         }
@@ -221,7 +221,7 @@ impl Running {
 
     /// Waits for a line of its own log.
     pub(crate) fn says(&self, part: &str) -> String {
-        self.stderr.line(part).unwrap_or_else(|| {
+        self.stderr.line(|line| line.contains(part)).unwrap_or_else(|| {
             panic!(
                 "it never said {part:?} on stderr:\n{}\n--- stdout:\n{}",
                 self.stderr.text(),
@@ -230,11 +230,11 @@ impl Running {
         })
     }
 
-    /// Waits for a line on stdout.
-    pub(crate) fn prints(&self, part: &str) -> String {
-        self.stdout.line(part).unwrap_or_else(|| {
+    /// Waits for this line on stdout, without any more in it: a task log shows each command before it runs.
+    pub(crate) fn prints(&self, whole: &str) -> String {
+        self.stdout.line(|line| line == whole).unwrap_or_else(|| {
             panic!(
-                "it never printed {part:?} on stdout:\n{}\n--- stderr:\n{}",
+                "it never printed {whole:?} on stdout:\n{}\n--- stderr:\n{}",
                 self.stdout.text(),
                 self.stderr.text()
             )
@@ -264,8 +264,8 @@ impl Running {
         };
         Ended {
             status,
-            stdout: self.stdout.to_end(),
-            stderr: self.stderr.to_end(),
+            stdout: self.stdout.drain(),
+            stderr: self.stderr.drain(),
             place: self.place.clone(),
         }
     }

@@ -6,6 +6,7 @@ pub(crate) mod scenarios;
 use std::collections::{BTreeMap, HashMap};
 use std::io::{Read, Seek};
 use std::os::unix::net::UnixDatagram;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -140,6 +141,7 @@ impl Default for Setting {
                 // Long for a machine that is busy with other tests, short for those who wait for a call that hangs.
                 call_grace: Duration::from_millis(700),
                 exception: Duration::from_secs(10),
+                report_again: Duration::from_millis(50),
                 ..Deadlines::default()
             },
         }
@@ -353,6 +355,10 @@ pub(crate) struct FakeQueue {
     socket: String,
     task: TaskId,
     pub(crate) conflict: bool,
+    /// So many reports find a queue that is away.
+    pub(crate) away: AtomicUsize,
+    /// Reports are never answered.
+    pub(crate) silent: bool,
     pub(crate) stored: Mutex<HashMap<String, Vec<u8>>>,
 }
 
@@ -366,6 +372,8 @@ impl FakeQueue {
             socket: events.path.clone(),
             task: TaskId::random(),
             conflict: false,
+            away: AtomicUsize::new(0),
+            silent: false,
             stored: Mutex::default(),
         }
     }
@@ -375,7 +383,24 @@ impl FakeQueue {
         let _ = socket.send_to(format!("queue {what}").as_bytes(), &self.socket);
     }
 
-    fn reported(&self, what: &str) -> std::result::Result<TaskStatus, QueueError> {
+    async fn reported(&self, what: &str) -> std::result::Result<TaskStatus, QueueError> {
+        if self.silent {
+            self.tell(&format!("is silent about {what}"));
+            std::future::pending::<()>().await;
+        }
+        let away = |left: usize| left.checked_sub(1);
+        if self
+            .away
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, away)
+            .is_ok()
+        {
+            self.tell(&format!("is away at {what}"));
+            return Err(QueueError::Unavailable {
+                at: "POST report".to_owned(),
+                attempts: 5,
+                message: "connection refused".to_owned(),
+            });
+        }
         self.tell(what);
         if self.conflict {
             return Err(QueueError::Conflict {
@@ -419,15 +444,15 @@ impl TaskQueue for FakeQueue {
     }
 
     async fn report_completed(&self) -> std::result::Result<TaskStatus, QueueError> {
-        self.reported("completed")
+        self.reported("completed").await
     }
 
     async fn report_failed(&self) -> std::result::Result<TaskStatus, QueueError> {
-        self.reported("failed")
+        self.reported("failed").await
     }
 
     async fn report_exception(&self, reason: ExceptionReason) -> std::result::Result<TaskStatus, QueueError> {
-        self.reported(&format!("exception {reason}"))
+        self.reported(&format!("exception {reason}")).await
     }
 
     async fn create_artifact(

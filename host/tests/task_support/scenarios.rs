@@ -563,6 +563,112 @@ pub(crate) async fn conflict_at_the_report(providers: &Providers) {
     stage.is_clean("conflict");
 }
 
+/// A verdict outlives an outage of the queue, whatever the verdict is.
+pub(crate) async fn queue_is_away(providers: &Providers) {
+    for (engine, payload, told, resolution) in [
+        (json!({}), payload(), "completed", Resolution::Completed),
+        (json!({"wait": "fails"}), payload(), "failed", Resolution::Failed),
+        (
+            json!({}),
+            json!({"violations": ["no"]}),
+            "exception malformed-payload",
+            exception(ExceptionReason::MalformedPayload),
+        ),
+    ] {
+        let setting = Setting {
+            engine,
+            ..only(json!({}))
+        };
+        let stage = Stage::set(providers, setting).await;
+        let queue = Arc::new(FakeQueue {
+            away: 3.into(),
+            ..FakeQueue::plain(&stage.events)
+        });
+        let going = stage.begin_with(payload, queue);
+        let (control, report) = (going.control.clone(), going.end().await);
+        assert_eq!((report.resolution, report.reported), (resolution, true), "{told}");
+        assert_eq!(
+            (report.effect, report.incident),
+            (WorkerEffect::None, None),
+            "{told}"
+        );
+        assert!(control.status().reporting, "{told}");
+        let away = format!("queue is away at {told}");
+        assert_eq!(stage.events.count(&away), 3, "{:#?}", stage.events.all());
+        stage
+            .events
+            .in_order(&[&away, &format!("queue {told}"), "a dispose"]);
+        stage.is_clean(told);
+    }
+}
+
+/// The worker's shutdown and the claim's end are the bounds for a report that nobody takes.
+pub(crate) async fn queue_stays_away(providers: &Providers) {
+    for (event, resolution, effect) in [
+        (
+            TaskEvent::WorkerShutdown,
+            Resolution::Completed,
+            WorkerEffect::NonFatal,
+        ),
+        (
+            TaskEvent::ClaimLost,
+            Resolution::ResolvedElsewhere,
+            WorkerEffect::None,
+        ),
+    ] {
+        let mut setting = only(json!({}));
+        setting.deadlines.report_at_shutdown = Duration::from_millis(200);
+        let stage = Stage::set(providers, setting).await;
+        let queue = Arc::new(FakeQueue {
+            away: usize::MAX.into(),
+            ..FakeQueue::plain(&stage.events)
+        });
+        let going = stage.begin_with(payload(), queue);
+        stage.events.until("queue is away at completed", 2).await;
+        going.control.send(event);
+        let report = going.end().await;
+        assert_eq!((report.resolution, report.reported), (resolution, false));
+        assert_eq!(report.effect, effect, "{event:?}");
+        stage.is_clean("away");
+    }
+}
+
+/// A queue that does not answer keeps nothing of the task running when the worker shuts down.
+pub(crate) async fn shutdown_with_a_silent_queue(providers: &Providers) {
+    let setting = Setting {
+        engine: json!({"wait": "runs"}),
+        ..only(json!({}))
+    };
+    let stage = Stage::set(providers, setting).await;
+    let queue = Arc::new(FakeQueue {
+        silent: true,
+        ..FakeQueue::plain(&stage.events)
+    });
+    let going = stage.begin_with(payload(), queue);
+    stage.events.until("engine wait", 1).await;
+    going.control.send(TaskEvent::WorkerShutdown);
+    // The report is under way for much longer than this waits.
+    stage.events.until("engine abort", 1).await;
+    assert_eq!(
+        stage.events.count("a exception"),
+        0,
+        "publishing is after the report"
+    );
+    going.control.send(TaskEvent::ClaimLost);
+    let report = going.end().await;
+    assert_eq!(
+        (report.resolution, report.reported),
+        (Resolution::ResolvedElsewhere, false)
+    );
+    stage.events.in_order(&[
+        "queue is silent about exception worker-shutdown",
+        "engine abort",
+        "a exception worker-shutdown",
+        "a dispose",
+    ]);
+    stage.is_clean("silent queue");
+}
+
 /// A task that the engine has no room for waits; the queue does not hear of it.
 pub(crate) async fn waits_for_a_slot(providers: &Providers) {
     let setting = Setting {

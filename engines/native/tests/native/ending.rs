@@ -119,7 +119,25 @@ async fn an_abort_overtakes_a_patient_kill_and_leaves_nothing() {
         sandbox.abort().await.unwrap_err().kind(),
         ErrorKind::SandboxTerminated
     );
+    patiently(scene.engine.dispose()).await.unwrap();
     assert_eq!(scene.folders(), Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_abort_does_not_wait_for_the_directory_but_the_engines_end_does() {
+    let scene = scene().await;
+    let sandbox = scene
+        .start(script("seq 30000 | xargs touch; echo ready; exec sleep 1000"))
+        .await;
+    scene.task.wait_for_log("\nready\n").await;
+    patiently(sandbox.abort()).await.unwrap();
+    let error = patiently(sandbox.wait()).await.err().unwrap();
+    assert_eq!(error.kind(), ErrorKind::SandboxAborted);
+    // So many files are not removed in the moment since the answer.
+    assert_eq!(scene.folders().len(), 1);
+    patiently(scene.engine.dispose()).await.unwrap();
+    assert_eq!(scene.folders(), Vec::<String>::new());
+    assert_eq!(scene.services.leases().len(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -132,6 +150,7 @@ async fn a_task_that_forks_all_the_time_is_ended() {
         .await;
     scene.task.wait_for_log("\nready\n").await;
     patiently(sandbox.abort()).await.unwrap();
+    patiently(scene.engine.dispose()).await.unwrap();
     assert_eq!(scene.folders(), Vec::<String>::new());
 }
 

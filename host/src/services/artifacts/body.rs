@@ -7,10 +7,12 @@ use std::path::Path;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use flate2::Compression;
 use flate2::write::GzEncoder;
+use rustix::event::{PollFd, PollFlags};
 use sha2::{Digest, Sha256};
 use tcw_abi::{Error, ErrorKind, Result};
 use tokio::io::{AsyncRead, ReadBuf};
@@ -95,8 +97,15 @@ pub(super) fn changed(name: &str, before: u64, after: u64) -> Error {
     )
 }
 
-/// Makes a body of what is between the handle's position and its end. Blocks.
-pub(super) fn prepare(name: &str, content: File, encode: bool, scratch: &Path) -> Result<Prepared> {
+/// Makes a body of what is between the handle's position and its end. Blocks, but not for longer than `stall` without
+/// any bytes.
+pub(super) fn prepare(
+    name: &str,
+    content: File,
+    encode: bool,
+    scratch: &Path,
+    stall: Duration,
+) -> Result<Prepared> {
     let unreadable = |error: io::Error| {
         Error::new(
             ErrorKind::ResourceUnavailable,
@@ -111,6 +120,7 @@ pub(super) fn prepare(name: &str, content: File, encode: bool, scratch: &Path) -
         )));
     }
     if !kind.is_file() {
+        let content = Patient { file: content, stall };
         return spool(content, encode, scratch, None).map_err(unreadable);
     }
     let position = (&content).stream_position().map_err(unreadable)?;
@@ -178,6 +188,41 @@ fn spool(source: impl Read, encode: bool, scratch: &Path, watched: Option<Watche
         original: Original::Known { length, sha256 },
         source: watched,
     })
+}
+
+/// Reads a stream whose writer may neither write nor close it.
+struct Patient {
+    file: File,
+    stall: Duration,
+}
+
+impl Read for Patient {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let end = Instant::now() + self.stall;
+        loop {
+            let left = end.saturating_duration_since(Instant::now());
+            let timeout = rustix::event::Timespec::try_from(left).map_err(io::Error::other)?;
+            let mut waiting = [PollFd::new(&self.file, PollFlags::IN)];
+            match rustix::event::poll(&mut waiting, Some(&timeout)) {
+                Ok(0) => {
+                    return Err(io::Error::new(
+                        io::ErrorKind::TimedOut,
+                        format!(
+                            "nothing came for {} s, nor did its writer close it; close it when everything is written",
+                            self.stall.as_secs_f64()
+                        ),
+                    ));
+                }
+                // A stream that does not block may have been emptied by somebody else meanwhile.
+                Ok(_) => match self.file.read(buffer) {
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                    outcome => return outcome,
+                },
+                Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
 }
 
 /// Reads a file from an offset, leaving its position alone.

@@ -7,6 +7,7 @@ mod body;
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use tcw_abi::io::Handle;
@@ -19,6 +20,9 @@ use crate::queue::{
 
 /// The longest message that an error artifact may have.
 const MESSAGE: usize = 4096;
+/// A stream that has brought nothing for this long does not end any more. The library that waits for it counts as
+/// using services meanwhile, so no deadline of a hook would end it.
+const STALL: Duration = Duration::from_secs(120);
 
 /// The artifacts of one task.
 pub struct Artifacts {
@@ -26,6 +30,7 @@ pub struct Artifacts {
     /// No artifact outlives its task.
     expires: DateTime<Utc>,
     scratch: PathBuf,
+    stall: Duration,
     ledger: Mutex<Vec<ArtifactRecord>>,
 }
 
@@ -36,6 +41,7 @@ impl Artifacts {
             queue,
             expires,
             scratch,
+            stall: STALL,
             ledger: Mutex::default(),
         }
     }
@@ -51,9 +57,9 @@ impl Artifacts {
         let name = upload.name;
         let encode = upload.content_encoding == ContentEncoding::Gzip && !upload.already_encoded;
         let prepared = {
-            let (of, scratch) = (name.clone(), self.scratch.clone());
+            let (of, scratch, stall) = (name.clone(), self.scratch.clone(), self.stall);
             let content = content.into_file();
-            tokio::task::spawn_blocking(move || body::prepare(&of, content, encode, &scratch))
+            tokio::task::spawn_blocking(move || body::prepare(&of, content, encode, &scratch, stall))
                 .await
                 .map_err(|error| Error::internal(format!("artifact {name}: {error}")))??
         };

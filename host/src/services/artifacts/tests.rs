@@ -194,6 +194,46 @@ async fn reading_begins_where_the_handle_stands_and_streams_are_taken_to_their_e
 }
 
 #[tokio::test]
+async fn a_stream_that_stays_open_is_given_up_and_a_slow_one_is_not() {
+    let scratch = tempfile::tempdir().unwrap();
+    let (mut artifacts, storage) = artifacts(Storage::default(), scratch.path());
+    artifacts.stall = Duration::from_millis(500);
+    let slow = |mut write: File, pieces: u32| {
+        std::thread::spawn(move || {
+            for _ in 0..pieces {
+                write.write_all(b"piece").unwrap();
+                std::thread::sleep(Duration::from_millis(100));
+            }
+            write
+        })
+    };
+    let pipe = || {
+        let (read, write) = rustix::pipe::pipe().unwrap();
+        (File::from(read), File::from(write))
+    };
+    let (read, write) = pipe();
+    let writer = slow(write, 1);
+    let error = artifacts
+        .upload(upload("public/endless", ContentEncoding::Gzip), read.into())
+        .await
+        .unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ResourceUnavailable, "{error}");
+    assert!(error.message().contains("public/endless"), "{error}");
+    assert!(artifacts.ledger().is_empty());
+    drop(writer.join());
+
+    let (read, write) = pipe();
+    let writer = slow(write, 8);
+    let closing = std::thread::spawn(move || drop(writer.join()));
+    artifacts
+        .upload(upload("public/slow", ContentEncoding::Identity), read.into())
+        .await
+        .unwrap();
+    closing.join().unwrap();
+    assert_eq!(storage.stored.lock().unwrap()[0].1, b"piece".repeat(8));
+}
+
+#[tokio::test]
 async fn a_file_that_changes_while_it_is_uploaded_is_an_error() {
     let scratch = tempfile::tempdir().unwrap();
     for (size, change) in [
