@@ -2,7 +2,7 @@
 # Runs every test. Installs what they need (it says so), starts what they talk to and stops it again.
 #
 #   tests/run.sh          everything that is quick: at most 30 minutes on two cores from nothing
-#   tests/run.sh --full   the slow ones too: benchmarks, licences, other compilers
+#   tests/run.sh --full   the slow ones too: benchmarks, licences, other compilers, shuffled layouts
 #
 # With TASKCLUSTER_REFERENCES=.../references.json the contract tests against Taskcluster's published references run too.
 set -euo pipefail
@@ -87,6 +87,8 @@ else
     say "contract tests: skipped: TASKCLUSTER_REFERENCES is not set"
 fi
 
+check "ABI evolution" tests/abi-history/run.sh "$target"
+
 # --- as a user -----------------------------------------------------------------------------------------------------
 check "the quickstart, with the debug build" env TCW_QUICKSTART_PROFILE=dev examples/quickstart.sh
 check "the official Python client against a running worker" tests/python/run.sh "$target"
@@ -95,6 +97,7 @@ check "the official Python client against a running worker" tests/python/run.sh 
 if [ "$full" = yes ]; then
     check "licences, sources, duplicates (cargo deny)" tests/deny.sh "$target"
     check "a plugin built by rustc 1.85 and by 1.96" tests/compilers.sh "$target"
+    check "ABI evolution: shipped and shuffled libraries" tests/abi-history/run.sh "$target" --slow
     check "benchmarks" tests/bench/run.sh
 fi
 
