@@ -97,7 +97,39 @@ impl Manifest {
     pub fn parse(section: &[u8]) -> Result<Manifest, ManifestError> {
         let json = section.strip_prefix(MAGIC).ok_or(ManifestError::Magic)?;
         let end = json.iter().position(|byte| *byte == 0).unwrap_or(json.len());
-        serde_json::from_slice(&json[..end]).map_err(|error| ManifestError::Json(error.to_string()))
+        let manifest: Manifest =
+            serde_json::from_slice(&json[..end]).map_err(|error| ManifestError::Json(error.to_string()))?;
+        manifest.check()?;
+        Ok(manifest)
+    }
+
+    /// Names become keys, paths and lines on terminals; a manifest that was made by hand may hold anything.
+    fn check(&self) -> Result<(), ManifestError> {
+        let wrong = |what: String| Err(ManifestError::Json(what));
+        for (index, name) in std::iter::once(&self.name).chain(&self.plugins).enumerate() {
+            if !text::is_name(name) {
+                return wrong(format!(
+                    "{name:?} is no name: lower-case letters, digits and hyphens"
+                ));
+            }
+            if index > 0 && self.plugins[..index - 1].contains(name) {
+                return wrong(format!("the plugin {name:?} stands there twice"));
+            }
+        }
+        let texts = [
+            &self.version,
+            &self.vendor,
+            &self.license,
+            &self.abi.family,
+            &self.abi.version,
+            &self.sdk,
+            &self.rustc,
+            &self.target,
+        ];
+        match texts.into_iter().find(|text| text.chars().any(char::is_control)) {
+            Some(text) => wrong(format!("{text:?} has control characters")),
+            None => Ok(()),
+        }
     }
 }
 
@@ -219,6 +251,32 @@ mod tests {
             Manifest::parse(b"tcw-manifest-1\n{\"name\":1}"),
             Err(ManifestError::Json(_))
         ));
+    }
+
+    #[test]
+    fn names_and_texts_that_would_do_harm_are_refused() {
+        let made = |name: &str, plugins: &str, vendor: &str| {
+            let json = format!(
+                "tcw-manifest-1\n{{\"name\":\"{name}\",\"version\":\"1\",\"target\":\"t\",\"plugins\":[{plugins}],\
+                 \"vendor\":\"{vendor}\",\"abi\":{{\"family\":\"rust\",\"version\":\"1.0.0\"}}}}"
+            );
+            Manifest::parse(json.as_bytes()).map(|manifest| manifest.name)
+        };
+        assert_eq!(made("a-b", "\"x\",\"y\"", "V"), Ok("a-b".to_owned()));
+        let harmful = [
+            ("../x", "", "V"),
+            ("a.b", "", "V"),
+            ("a", "\"x\",\"x\"", "V"),
+            ("a", "\"X\"", "V"),
+            ("a", "", "\\u001b[2J"),
+        ];
+        for (name, plugins, vendor) in harmful {
+            let answer = made(name, plugins, vendor);
+            assert!(
+                matches!(answer, Err(ManifestError::Json(_))),
+                "{name} {plugins} {vendor}: {answer:?}"
+            );
+        }
     }
 
     #[test]

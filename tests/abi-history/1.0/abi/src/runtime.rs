@@ -5,6 +5,7 @@
 //! host, and in tests within one process, the runtime at hand is used instead ([`adopt`]).
 
 use std::future::Future;
+use std::panic::AssertUnwindSafe;
 use std::sync::OnceLock;
 
 use tokio::runtime::{Builder, Handle, Runtime};
@@ -29,12 +30,15 @@ pub fn handle() -> Result<Handle> {
         return Ok(handle.clone());
     }
     let own = OWN.get_or_init(|| {
-        Builder::new_multi_thread()
+        let mut builder = Builder::new_multi_thread();
+        builder
             .worker_threads(WORKERS)
             .thread_name("tcw-library")
-            .enable_all()
-            .build()
+            .enable_all();
+        // Where no thread is to be had, the builder panics, and this may be called from an `extern "C"` function.
+        std::panic::catch_unwind(AssertUnwindSafe(|| builder.build().ok()))
             .ok()
+            .flatten()
     });
     match own {
         Some(runtime) => Ok(runtime.handle().clone()),
