@@ -351,7 +351,7 @@ fn recover_does_the_same_without_claiming_anything() {
     );
     // The task's processes first: the queue may give it to somebody at once.
     assert!(
-        first.starts_with("ended ") && first.contains(" left in DIR/state/worker/"),
+        first.starts_with("ended ") && first.contains(" DIR/state/worker/"),
         "{first}"
     );
     let again = place.run(&with(&["recover"], &place.native()));
