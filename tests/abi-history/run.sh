@@ -20,6 +20,8 @@ fast=(--config 'profile.dev.package.sha2.opt-level=3' --config 'profile.dev.pack
 library() { # NAME DESTINATION CARGO_ARGUMENTS...: builds one, and puts it where the probe looks
     local name=$1 destination=$2
     shift 2
+    # All of them have one file name, so what cargo built last lies there: each is linked anew.
+    touch "$work/$name/$name/library/src/lib.rs"
     cargo build --quiet "${fast[@]}" --manifest-path "$work/$name/$name/library/Cargo.toml" "$@"
     local profile=debug
     [[ " $* " == *" --release "* ]] && profile=release
