@@ -13,7 +13,7 @@ use tcw_abi::services::{LeaseRequest, WorkerInfo};
 
 use super::outcome::{Failure, INVALID};
 use crate::assembly::{Assembly, AssemblyError, SchemaCheck, assemble};
-use crate::config::{Config, QueueConfig};
+use crate::config::{self, Config, Deployment, QueueConfig};
 use crate::library::inspect::inspect_file;
 use crate::library::{Diagnostics, Loader};
 use crate::queue::embedded::{EmbeddedConfig, EmbeddedQueue, StartError};
@@ -233,76 +233,60 @@ pub(super) struct Located {
 /// The deployment of the configuration, or the embedded queue, started here.
 pub(super) async fn locate(config: &Config) -> Result<Located, Failure> {
     match &config.queue {
-        QueueConfig::Deployment(deployment) => {
-            let credentials = deployment.require_credentials()?;
-            Ok(Located {
-                root_url: deployment.root_url.clone(),
-                credentials: Credentials {
-                    client_id: credentials.client_id.clone(),
-                    access_token: credentials.access_token.reveal().to_owned(),
-                    certificate: credentials
-                        .certificate
-                        .as_ref()
-                        .map(|text| text.reveal().to_owned()),
-                },
-                embedded: None,
-            })
-        }
-        QueueConfig::Embedded(settings) => {
-            let embedded = EmbeddedQueue::start(EmbeddedConfig {
-                listen: settings.listen,
-                claim_timeout: settings.claim_timeout,
-                ..EmbeddedConfig::new(queue_directory(config))
-            })
-            .await
-            .map_err(|error| Failure::new(error.to_string(), INVALID))?;
-            Ok(Located {
-                root_url: embedded.root_url().to_owned(),
-                credentials: embedded.credentials(),
-                embedded: Some(embedded),
-            })
-        }
+        QueueConfig::Deployment(deployment) => deployed(deployment),
+        QueueConfig::Embedded(settings) => start_embedded(config, settings).await.map_err(unusable),
     }
 }
 
 /// The same for a command beside a worker: an embedded queue that another process runs is used there.
 pub(super) async fn locate_or_join(config: &Config) -> Result<Located, Failure> {
-    if let QueueConfig::Embedded(settings) = &config.queue {
-        let started = EmbeddedQueue::start(EmbeddedConfig {
-            listen: settings.listen,
-            claim_timeout: settings.claim_timeout,
-            ..EmbeddedConfig::new(queue_directory(config))
-        })
-        .await;
-        return match started {
-            Ok(embedded) => Ok(Located {
-                root_url: embedded.root_url().to_owned(),
-                credentials: embedded.credentials(),
-                embedded: Some(embedded),
-            }),
+    match &config.queue {
+        QueueConfig::Deployment(deployment) => deployed(deployment),
+        QueueConfig::Embedded(settings) => match start_embedded(config, settings).await {
             Err(StartError::Locked { .. }) => running(config),
-            Err(error) => Err(Failure::new(error.to_string(), INVALID)),
-        };
+            started => started.map_err(unusable),
+        },
     }
-    locate(config).await
+}
+
+fn deployed(deployment: &Deployment) -> Result<Located, Failure> {
+    let credentials = deployment.require_credentials()?;
+    Ok(Located {
+        root_url: deployment.root_url.clone(),
+        credentials: Credentials {
+            client_id: credentials.client_id.clone(),
+            access_token: credentials.access_token.reveal().to_owned(),
+            certificate: credentials
+                .certificate
+                .as_ref()
+                .map(|text| text.reveal().to_owned()),
+        },
+        embedded: None,
+    })
+}
+
+async fn start_embedded(config: &Config, settings: &config::EmbeddedQueue) -> Result<Located, StartError> {
+    let embedded = EmbeddedQueue::start(EmbeddedConfig {
+        listen: settings.listen,
+        claim_timeout: settings.claim_timeout,
+        ..EmbeddedConfig::new(queue_directory(config))
+    })
+    .await?;
+    Ok(Located {
+        root_url: embedded.root_url().to_owned(),
+        credentials: embedded.credentials(),
+        embedded: Some(embedded),
+    })
+}
+
+fn unusable(error: StartError) -> Failure {
+    Failure::new(error.to_string(), INVALID)
 }
 
 /// The embedded queue that another process runs, or the deployment.
 pub(super) fn running(config: &Config) -> Result<Located, Failure> {
     if let QueueConfig::Deployment(deployment) = &config.queue {
-        let credentials = deployment.require_credentials()?;
-        return Ok(Located {
-            root_url: deployment.root_url.clone(),
-            credentials: Credentials {
-                client_id: credentials.client_id.clone(),
-                access_token: credentials.access_token.reveal().to_owned(),
-                certificate: credentials
-                    .certificate
-                    .as_ref()
-                    .map(|text| text.reveal().to_owned()),
-            },
-            embedded: None,
-        });
+        return deployed(deployment);
     }
     let path = embedded_credentials(config);
     let nobody = |why: String| {
