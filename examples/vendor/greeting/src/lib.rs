@@ -70,3 +70,6 @@ impl TaskPlugin for GreetingTask {
 }
 
 tcw_abi::export_library! { name: "greeting", plugins: [GreetingProvider] }
+
+#[cfg(test)]
+mod tests;
