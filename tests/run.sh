@@ -87,6 +87,7 @@ else
     say "contract tests: skipped: TASKCLUSTER_REFERENCES is not set"
 fi
 
+check "the first pages for vendors, followed word for word" tests/pages.py "$target"
 check "ABI evolution" tests/abi-history/run.sh "$target"
 
 # --- as a user -----------------------------------------------------------------------------------------------------
