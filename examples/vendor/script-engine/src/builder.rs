@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tcw_abi::engine::{Sandbox, SandboxBuilder, VariableClass};
 use tcw_abi::runtime::blocking;
 use tcw_abi::services::{TaskContext, TemporaryFolder};
-use tcw_abi::{async_trait, Error, ErrorKind, Result};
+use tcw_abi::{Error, ErrorKind, Result, async_trait};
 
 use crate::sandbox::Running;
 

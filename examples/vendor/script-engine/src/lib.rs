@@ -9,11 +9,11 @@ mod sandbox;
 use std::sync::Arc;
 
 use tcw_abi::engine::{
-    feature, Engine, EngineDescription, EngineProvider, EngineProviderDescription, SandboxBuilder, Section,
+    Engine, EngineDescription, EngineProvider, EngineProviderDescription, SandboxBuilder, Section, feature,
 };
-use tcw_abi::serde_json::{json, Value};
+use tcw_abi::serde_json::{Value, json};
 use tcw_abi::services::{Services, TaskContext};
-use tcw_abi::{async_trait, Result};
+use tcw_abi::{Result, async_trait};
 
 use crate::builder::Builder;
 
@@ -52,11 +52,7 @@ impl Engine for ScriptEngine {
         }
     }
 
-    async fn new_sandbox_builder(
-        &self,
-        task: Arc<dyn TaskContext>,
-        payload: Value,
-    ) -> Result<Arc<dyn SandboxBuilder>> {
+    async fn new_sandbox_builder(&self, task: Arc<dyn TaskContext>, payload: Value) -> Result<Arc<dyn SandboxBuilder>> {
         let script = payload["script"].as_str().unwrap_or_default().to_owned();
         let folder = self.services.temporary_folder().await?;
         Ok(Arc::new(Builder::new(task, folder, script)))

@@ -7,11 +7,11 @@ use std::process::{Child, ExitStatus};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rustix::process::{kill_process_group, waitid, Pid, Signal, WaitId, WaitIdOptions};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
 use tcw_abi::engine::{Report, ResultSet, Sandbox, SandboxDescription};
-use tcw_abi::services::TemporaryFolder;
 use tcw_abi::runtime::{self, blocking};
-use tcw_abi::{async_trait, Error, ErrorKind, Result};
+use tcw_abi::services::TemporaryFolder;
+use tcw_abi::{Error, ErrorKind, Result, async_trait};
 use tokio::sync::watch;
 
 #[derive(Clone, Copy, PartialEq)]

@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
 use tcw_abi::engine::{EngineProvider, Sandbox, SandboxBuilder, VariableClass};
-use tcw_abi::serde_json::{json, Value};
+use tcw_abi::serde_json::{Value, json};
 use tcw_abi::testing::{FakeServices, FakeTask};
 use tcw_abi::{ErrorKind, Result};
 
