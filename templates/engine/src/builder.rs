@@ -31,6 +31,9 @@ impl Builder {
 #[async_trait]
 impl SandboxBuilder for Builder {
     async fn set_environment_variable(&self, name: String, value: String, class: VariableClass) -> Result<()> {
+        if self.used.load(Ordering::Acquire) {
+            return Err(too_late());
+        }
         if name.is_empty() || name.contains(['=', '\0']) || value.contains('\0') {
             return Err(Error::malformed(format!("'{name}' cannot be the name of an environment variable")));
         }
@@ -49,7 +52,7 @@ impl SandboxBuilder for Builder {
 
     async fn start(&self) -> Result<Arc<dyn Sandbox>> {
         if self.used.swap(true, Ordering::AcqRel) {
-            return Err(Error::violation("this sandbox was started or discarded before"));
+            return Err(too_late());
         }
         let log = self.task.log_handle().await?;
         let variables = self.variables.lock().unwrap_or_else(PoisonError::into_inner).clone();
@@ -85,6 +88,10 @@ impl SandboxBuilder for Builder {
         }
         self.folder.dispose().await
     }
+}
+
+fn too_late() -> Error {
+    Error::violation("this sandbox was started or discarded before")
 }
 
 /// What the author of the task can mend is theirs; everything else is ours.

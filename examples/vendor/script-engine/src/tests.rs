@@ -101,6 +101,8 @@ async fn a_builder_is_used_once() {
     let builder = bench.builder("true").await;
     let results = builder.start().await.unwrap().wait().await.unwrap();
     assert_eq!(kind(builder.start().await), Some(ErrorKind::ContractViolation));
+    let late = builder.set_environment_variable("A".into(), "late".into(), VariableClass::Payload);
+    assert_eq!(kind(late.await), Some(ErrorKind::ContractViolation));
     builder.discard().await.unwrap();
     results.dispose().await.unwrap();
 
