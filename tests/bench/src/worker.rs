@@ -183,6 +183,8 @@ pub(crate) fn idle(build: &Build, plugins: &[&Path]) -> Idle {
         };
         assert_eq!(format!("{:?}", status.state), "Completed");
     });
+    // Threads for blocking work end when they had none for ten seconds; until then their number is chance.
+    std::thread::sleep(Duration::from_secs(12));
     let status = fs::read_to_string(format!("/proc/{}/status", host.id())).expect("the process");
     let field = |name: &str| -> f64 {
         let text = status
