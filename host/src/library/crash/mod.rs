@@ -16,6 +16,7 @@
 
 #[cfg(target_os = "linux")]
 mod handler;
+#[cfg(target_os = "linux")]
 mod line;
 mod record;
 #[cfg(target_os = "linux")]

@@ -85,6 +85,7 @@ pub(super) fn end_loading(who: &'static Who) {
 }
 
 /// Whether the constructors of any library run.
+#[cfg(target_env = "gnu")]
 pub(super) fn is_loading() -> bool {
     !LOADING.load(Ordering::Acquire).is_null()
 }
