@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use tokio::sync::watch;
@@ -15,6 +16,9 @@ use crate::config::Config;
 use crate::queue::{Queue, format_time};
 use crate::worker::status::{self, Board};
 use crate::worker::{Exit, Stop, WorkerOptions, recover};
+
+/// How long the embedded queue may take to end. What it has answered is written down by then.
+const STOPPING: Duration = Duration::from_secs(10);
 
 pub(super) async fn run(flags: &WorkerFlags) -> Result<ExitCode, Failure> {
     let config = flags.load()?;
@@ -103,7 +107,14 @@ async fn work(config: &Config) -> Result<Exit, Failure> {
     let work = async {
         let exit = generations.run(parts).await;
         if let Some(embedded) = generations.embedded.and_then(Arc::into_inner) {
-            embedded.stop().await;
+            // While a library's constructor does not return, the system's loader is locked, and a thread of this runtime
+            // may wait for it with one of the queue's tasks in its hands.
+            if tokio::time::timeout(STOPPING, embedded.stop()).await.is_err() {
+                tracing::warn!(
+                    "the embedded queue did not stop within {} s; leaving all the same",
+                    STOPPING.as_secs()
+                );
+            }
         }
         exit
     };
