@@ -1,8 +1,9 @@
 //! How a call runs: as a task of the side that implements it, polled through its join handle by the side that called.
 
-use std::future::Future;
-use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::{Context, Poll, Wake, Waker};
 
 use abi_stable::std_types::RResult;
 use async_ffi::{FfiFuture, FutureExt};
@@ -49,9 +50,59 @@ pub(crate) fn answer<T: Send + 'static>(result: Result<T>) -> Reply<T> {
 
 /// Waits for the other side's answer.
 pub(crate) async fn receive<T>(reply: Reply<T>) -> Result<T> {
-    match reply.await {
+    let mut reply = pin!(reply);
+    let mut alarm: Option<Alarm> = None;
+    let answer = poll_fn(|context| {
+        let alarm = match alarm.take() {
+            Some(known) if known.is_for(context.waker()) => alarm.insert(known),
+            _ => alarm.insert(Alarm::new(context.waker().clone())),
+        };
+        reply.as_mut().poll(&mut Context::from_waker(&alarm.fenced))
+    });
+    match answer.await {
         RResult::ROk(value) => Ok(value),
         RResult::RErr(error) => Err(error.into()),
+    }
+}
+
+/// A waker of this side, and what the other side is given instead.
+struct Alarm {
+    ours: Arc<Fenced>,
+    fenced: Waker,
+}
+
+impl Alarm {
+    fn new(waker: Waker) -> Self {
+        let ours = Arc::new(Fenced(Some(waker)));
+        let fenced = Waker::from(Arc::clone(&ours));
+        Alarm { ours, fenced }
+    }
+
+    fn is_for(&self, waker: &Waker) -> bool {
+        self.ours.0.as_ref().is_some_and(|ours| ours.will_wake(waker))
+    }
+}
+
+/// A waker is called, and dropped, by the other side's threads, through functions that nothing can unwind from: a panic
+/// in one that somebody wrote by hand would end the process.
+struct Fenced(Option<Waker>);
+
+impl Wake for Fenced {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        if let Some(waker) = &self.0 {
+            fence::quietly(|| waker.wake_by_ref());
+        }
+    }
+}
+
+impl Drop for Fenced {
+    fn drop(&mut self) {
+        let waker = self.0.take();
+        fence::quietly(move || drop(waker));
     }
 }
 
