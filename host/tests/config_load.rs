@@ -159,6 +159,8 @@ libraries:
   engine: ./libnative_engine.so
   directories: [plugins, /usr/lib/tcw]
   required: [task-log]
+  startTimeout: 20 s
+  callTimeout: 1 hour
 log: {format: json, level: debug}
 ",
     );
@@ -190,6 +192,8 @@ log: {format: json, level: debug}
         [base.join("plugins"), "/usr/lib/tcw".into()]
     );
     assert!(config.libraries.required.contains("task-log"));
+    assert_eq!(config.libraries.start_timeout, Duration::from_secs(20));
+    assert_eq!(config.libraries.call_timeout, Duration::from_secs(3600));
     assert_eq!(
         (config.log.format, config.log.level),
         (LogFormat::Json, LogLevel::Debug)
@@ -365,6 +369,10 @@ fn settings_that_do_not_go_together_are_refused() {
         (
             "queue: {embedded: {claimTimeout: 0}}",
             "`queue.embedded.claimTimeout` must be at least one second",
+        ),
+        (
+            "libraries: {callTimeout: 0}",
+            "`libraries.callTimeout` must be at least one second",
         ),
         (
             "worker: {cancellationInterval: 0 s}",

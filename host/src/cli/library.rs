@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::outcome::{Failure, status};
 use super::terminal;
-use crate::library::{Inspection, LibraryError, find, inspect};
+use crate::library::{Inspection, LibraryError, find, inspect, open_here};
 
 #[derive(Args, Debug)]
 pub(super) struct Arguments {
@@ -33,6 +33,12 @@ enum Commands {
         #[arg(long)]
         json: bool,
     },
+    /// Opens a stored library and says so: what a worker has another process do first
+    #[command(hide = true)]
+    Probe {
+        /// The copy in the store
+        file: PathBuf,
+    },
 }
 
 pub(super) async fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
@@ -40,6 +46,10 @@ pub(super) async fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
     tokio::task::spawn_blocking(move || match arguments.command {
         Commands::List { paths } => list(&paths),
         Commands::Inspect { files, json } => inspect_all(&files, json),
+        Commands::Probe { file } => {
+            open_here(&file).map_err(Failure::general)?;
+            Ok(ExitCode::SUCCESS)
+        }
     })
     .await
     .map_err(Failure::general)?

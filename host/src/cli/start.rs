@@ -15,7 +15,7 @@ use super::outcome::{Failure, INVALID};
 use crate::assembly::{Assembly, AssemblyError, SchemaCheck, assemble};
 use crate::config::{self, Config, Deployment, QueueConfig};
 use crate::library::inspect::inspect_file;
-use crate::library::{Diagnostics, Loader};
+use crate::library::{Diagnostics, Loader, Probe};
 use crate::queue::embedded::{EmbeddedConfig, EmbeddedQueue, StartError};
 use crate::queue::{ClientConfig, Credentials, Queue, QueueClient, WorkerIdentity, WorkerPoolId};
 use crate::services::log::LogOptions;
@@ -115,7 +115,8 @@ pub(super) async fn load(
         leases: Arc::new(Leases(journal.clone())),
         control: Arc::new(control.clone()),
     })?;
-    let loader = Loader::new(&config.worker.state_directory, Diagnostics::start());
+    let loader = Loader::new(&config.worker.state_directory, Diagnostics::start())
+        .probing(Probe::by_this_program(config.libraries.start_timeout));
     let assembly = assemble(config, &loader, &services).await?;
     Ok(Parts {
         assembly,
@@ -196,7 +197,7 @@ impl Parts {
             tasks_directory: self.directory.join("tasks"),
             log,
             log_header: header(config, pool),
-            deadlines: Deadlines::default(),
+            deadlines: Deadlines::with_call(config.libraries.call_timeout),
         };
         (Arc::new(environment), self.commands)
     }

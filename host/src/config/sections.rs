@@ -150,6 +150,10 @@ pub struct LibrariesConfig {
     pub directories: Vec<PathBuf>,
     /// Names of libraries without which the worker does not start.
     pub required: BTreeSet<String>,
+    /// How long opening one may take, and making its engine or plugin.
+    pub start_timeout: Duration,
+    /// How long a call into one may take without using services.
+    pub call_timeout: Duration,
 }
 
 /// For people or for programs.
@@ -216,6 +220,8 @@ pub(super) fn config(gathered: Gathered) -> Result<Config, ConfigError> {
             .map(|path| builder.path("libraries", "directories", path))
             .collect(),
         required: builder.strings("libraries", "required").into_iter().collect(),
+        start_timeout: builder.library_timeout("startTimeout"),
+        call_timeout: builder.library_timeout("callTimeout"),
     };
     let plugins = builder.plugins();
     let log = LogConfig {
@@ -281,6 +287,16 @@ impl Builder {
         let value = self.value(section, key);
         let items = value.as_array().into_iter().flatten();
         items.filter_map(Value::as_str).map(str::to_owned).collect()
+    }
+
+    fn library_timeout(&mut self, key: &str) -> Duration {
+        let pointer = format!("/libraries/{key}");
+        let value = self.value("libraries", key);
+        let timeout = self.duration(&pointer, &value).unwrap_or_default();
+        if timeout < Duration::from_secs(1) {
+            self.problem(&pointer, format!("`libraries.{key}` must be at least one second"));
+        }
+        timeout
     }
 
     fn duration(&mut self, pointer: &str, value: &Value) -> Option<Duration> {

@@ -8,9 +8,10 @@
 //! 4. read the manifest, without running anything ([`inspect`]);
 //! 5. check that this host can run it: family, major version, target, GLIBC ([`inspect`]);
 //! 6. copy the bytes into the store, under their own hash ([`store`]);
-//! 7. open the copy ([`open`]);
-//! 8. compare the layouts, both ways (`tcw_abi::host`);
-//! 9. hand it the host's diagnostics.
+//! 7. if it is new here, open the copy in a process that may be lost ([`probe`]);
+//! 8. open the copy ([`open`]);
+//! 9. compare the layouts, both ways (`tcw_abi::host`);
+//! 10. hand it the host's diagnostics.
 //!
 //! Configuration and creation of the providers come after that, in [`crate::assembly`].
 //!
@@ -21,6 +22,7 @@ mod error;
 pub mod find;
 pub mod inspect;
 mod open;
+mod probe;
 mod store;
 mod verify;
 
@@ -32,6 +34,8 @@ use tcw_abi::host::Root;
 use tcw_abi::manifest::Manifest;
 
 pub use diagnostics::Diagnostics;
+pub use open::leave;
+pub use probe::{Probe, open_here};
 
 /// A library that was loaded.
 #[derive(Clone)]
@@ -58,6 +62,7 @@ impl Library {
 pub struct Loader {
     store: PathBuf,
     diagnostics: Diagnostics,
+    probe: Option<Probe>,
 }
 
 impl Loader {
@@ -66,7 +71,15 @@ impl Loader {
         Loader {
             store: state.join("libraries"),
             diagnostics,
+            probe: None,
         }
+    }
+
+    /// Tries libraries that are new here in a process of their own first.
+    #[must_use]
+    pub fn probing(mut self, probe: Probe) -> Self {
+        self.probe = Some(probe);
+        self
     }
 
     /// Loads one library, from a file or from a directory. Blocking; no code of the library runs but its
@@ -77,6 +90,9 @@ impl Loader {
         let inspection = inspect::inspect(&found.main, &files.main().bytes)?;
         inspection.refuse_foreign()?;
         let stored = store::keep(&self.store, &files)?;
+        if let Some(probe) = &self.probe {
+            probe.run(&found.main, &stored, &self.store)?;
+        }
         let root = open::open(&found.main, &stored, &self.store)?;
         root.initialise(
             self.diagnostics.sink_for(&inspection.manifest.name),
