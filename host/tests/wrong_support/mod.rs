@@ -16,7 +16,7 @@ use crate::support::{build_directory, existing, library};
 pub(crate) fn wrong(name: &str) -> PathBuf {
     existing(
         build_directory().join(format!("examples/libwrong_{name}.so")),
-        "cargo build -p tcw-wrong-libraries --examples",
+        "cargo build -p tcw-wrong-libraries -p tcw-garbage-abi --examples",
     )
 }
 
