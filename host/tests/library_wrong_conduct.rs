@@ -4,7 +4,7 @@
 mod support;
 mod wrong_support;
 
-use wrong_support::{Author, PATIENT, Scene, harmless, operator_reads};
+use wrong_support::{Author, IMPATIENT, PATIENT, Scene, harmless, operator_reads};
 
 #[test]
 fn every_object_answers_a_late_call_with_a_violation() {
@@ -65,7 +65,7 @@ fn a_sandbox_builder_is_not_started_by_a_plugin_however_often_it_tries() {
 /// The log ends with the task, whoever still holds it; and nothing that a library keeps holds the worker.
 #[test]
 fn tasks_and_descriptors_that_a_library_keeps_hold_nobody() {
-    let configuration = format!("{PATIENT}\nworker: {{capacity: 2, cancellationInterval: 1}}");
+    let configuration = format!("{IMPATIENT}\nworker: {{capacity: 2, cancellationInterval: 1}}");
     let mut scene = Scene::with_plugin("leaks", &configuration);
     scene.starts();
     let beside = scene.begins("beside", "");
@@ -73,11 +73,25 @@ fn tasks_and_descriptors_that_a_library_keeps_hold_nobody() {
     assert_eq!(scene.place.run(&["cancel", &cancelled]).code(), 0);
     scene.worker().says(&format!("task resolved task_id={cancelled}"));
     // Its context and its log are still held when the next one runs, and when the worker ends.
-    Author::Completed.is(&scene.author_sees("wrong: prepare"), "leaks");
+    let seen = scene.author_sees("wrong: prepare");
+    Author::Completed.is(&seen, "leaks");
+    let id = seen.stdout.lines().next().expect("its id");
+    for task in [id, &cancelled] {
+        scene.worker().says(&format!(
+            "the library still holds a task that ended 1 s ago: it may leak threads, descriptors and memory \
+             task_id={task} run_id=0 library=\"libwrong_leaks.so\""
+        ));
+    }
     Author::Completed.is(&scene.author_sees(""), "leaks");
     scene.ends("beside");
     let ended = scene.interrupted();
     assert_eq!(ended.code(), 71, "{}", ended.err());
+    assert_eq!(
+        ended.err().matches("still holds a task").count(),
+        2,
+        "{}",
+        ended.err()
+    );
     assert_eq!(
         (
             scene.afterwards(&beside).as_str(),
@@ -157,5 +171,25 @@ fn an_error_whose_detail_cannot_be_read_is_the_error_that_it_says() {
             "ERROR plugin 'nests-plugin', prepare: wrong in prepare, with a detail task_id=TASK",
             "library=\"libwrong_nests.so\" kind=\"NonFatalInternal\" detail=null unhealthy=false",
         ],
+    );
+}
+
+#[test]
+fn a_configuration_that_does_not_fit_stops_the_worker_at_its_start() {
+    let scene = Scene::with_plugin(
+        "late",
+        &format!("{PATIENT}\nplugins: {{late-plugin: {{wrong: 7, right: 8}}}}"),
+    );
+    scene.place.run(&scene.arguments(&["run"])).refuses(
+        73,
+        "tcw-host: the configuration of plugin late-plugin (libwrong_late.so) does not fit:\n  \
+         plugins.late-plugin: `wrong` must be a string, not a number\n  \
+         plugins.late-plugin: `right` is not a known key; known here: wrong\n",
+    );
+    let scene = Scene::with_engine("late", &format!("{PATIENT}\nengine: {{wrong: []}}"));
+    scene.place.run(&scene.arguments(&["run"])).refuses(
+        73,
+        "tcw-host: the configuration of engine late (libwrong_late.so) does not fit:\n  \
+         engine: `wrong` must be a string, not a list\n",
     );
 }

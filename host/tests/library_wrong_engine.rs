@@ -4,7 +4,9 @@
 mod support;
 mod wrong_support;
 
-use wrong_support::{Author, IMPATIENT, PATIENT, Scene, harmless, operator_reads, unhealthy};
+use support::cli::{Place, flags};
+use support::library;
+use wrong_support::{Author, IMPATIENT, PATIENT, Scene, harmless, operator_reads, unhealthy, wrong};
 
 /// The host itself makes these calls. What is answered is a task without a verdict, or one whose end was decided before.
 #[test]
@@ -95,23 +97,27 @@ fn a_panic_where_a_sandbox_is_ended_early_is_the_engines() {
     );
 
     // A sandbox that cannot be ended is the worker's problem, whatever the task's was: here, that it was cancelled.
-    let rows = [(
-        "abort",
-        "Sandbox.abort panicked: wrong in abort, as it was asked for",
-    )];
-    for (call, why) in rows {
-        let mut scene = Scene::with_engine(
+    let rows = [
+        (
             "panics",
-            &format!("{IMPATIENT}\nworker: {{capacity: 2, cancellationInterval: 1}}"),
-        );
+            "Sandbox.abort panicked: wrong in abort, as it was asked for",
+        ),
+        (
+            "hangs",
+            "it did not return within 1 s after the task was given up",
+        ),
+    ];
+    for (name, why) in rows {
+        let configuration = format!("{IMPATIENT}\nworker: {{capacity: 2, cancellationInterval: 1}}");
+        let mut scene = Scene::with_engine(name, &configuration);
         scene.starts();
         let beside = scene.begins("beside", "");
-        let task = scene.begins("cancelled", &format!("wrongEngine: {call}"));
+        let task = scene.begins("cancelled", "wrongEngine: abort");
         assert_eq!(scene.place.run(&["cancel", &task]).code(), 0);
         scene.worker().says("the library is unhealthy");
         scene.ends("beside");
         let ended = scene.leaves();
-        operator_reads(&ended, &[&format!("ERROR engine 'panics', {call}: {why}")], call);
+        operator_reads(&ended, &[&format!("ERROR engine '{name}', abort: {why}")], name);
         assert_eq!(ended.code(), 69);
         assert_eq!(
             (
@@ -124,7 +130,43 @@ fn a_panic_where_a_sandbox_is_ended_early_is_the_engines() {
     }
 }
 
-/// Nobody waits for a destructor. The builder that is thrown away is that of a task which a plugin has refused.
+/// What it ought to throw away is a builder whose task a plugin has refused.
+#[test]
+fn a_panic_where_a_builder_is_thrown_away_is_the_engines_although_a_plugin_failed_first() {
+    let place = Place::new();
+    let plugins = place.plugins([wrong("nests"), library("task_log_plugin")]);
+    let scene = Scene::new(place, flags(&wrong("panics"), &plugins), PATIENT, false);
+    unhealthy(
+        scene,
+        "libwrong_panics.so",
+        "wrong: build_sandbox\n  wrongEngine: discard",
+        Author::Incident,
+        &[
+            "ERROR plugin 'nests-plugin', build_sandbox: wrong in build_sandbox, with a detail",
+            "ERROR engine 'panics', giving the sandbox back: SandboxBuilder.discard panicked: wrong in discard, as it was",
+        ],
+    );
+}
+
+/// What an earlier process left stays written down, for the next start.
+#[test]
+fn an_engine_that_panics_when_it_recovers_does_not_keep_the_worker() {
+    let mut scene = Scene::with_engine("panics", &format!("{PATIENT}\nengine: {{wrong: recover}}"));
+    scene.starts();
+    assert_eq!(scene.interrupted().code(), 71);
+    for _ in 0..2 {
+        scene.starts();
+        Author::Completed.is(&scene.author_sees(""), "recover");
+        let ended = scene.interrupted();
+        let line = "WARN left by an earlier process: the engine could not remove what is left: Engine.recover panicked: \
+                    wrong in recover, as it was asked for";
+        operator_reads(&ended, &[line], "recover");
+        assert_eq!(ended.code(), 71);
+        scene.leaves_nothing();
+    }
+}
+
+/// Nobody waits for a destructor.
 #[test]
 fn panics_in_destructors_of_an_engine_do_no_harm() {
     harmless(

@@ -367,26 +367,6 @@ fn what_was_opened_once_is_not_tried_again() {
     assert_eq!(before, times().collect::<Vec<_>>());
 }
 
-#[test]
-fn a_configuration_that_does_not_fit_stops_the_worker_at_its_start() {
-    let scene = Scene::with_plugin(
-        "late",
-        &format!("{PATIENT}\nplugins: {{late-plugin: {{wrong: 7, right: 8}}}}"),
-    );
-    scene.place.run(&scene.arguments(&["run"])).refuses(
-        73,
-        "tcw-host: the configuration of plugin late-plugin (libwrong_late.so) does not fit:\n  \
-         plugins.late-plugin: `wrong` must be a string, not a number\n  \
-         plugins.late-plugin: `right` is not a known key; known here: wrong\n",
-    );
-    let scene = Scene::with_engine("late", &format!("{PATIENT}\nengine: {{wrong: []}}"));
-    scene.place.run(&scene.arguments(&["run"])).refuses(
-        73,
-        "tcw-host: the configuration of engine late (libwrong_late.so) does not fit:\n  \
-         engine: `wrong` must be a string, not a list\n",
-    );
-}
-
 /// Nothing that one could load comes out of it.
 #[test]
 fn a_library_that_would_abort_on_a_panic_does_not_compile() {
