@@ -78,7 +78,7 @@ fn tasks_and_descriptors_that_a_library_keeps_hold_nobody() {
     let id = seen.stdout.lines().next().expect("its id");
     for task in [id, &cancelled] {
         scene.worker().says(&format!(
-            "the library still holds a task that ended 1 s ago: it may leak threads, descriptors and memory \
+            "the library still holds a task that ended 2 s ago: it may leak threads, descriptors and memory \
              task_id={task} run_id=0 library=\"libwrong_leaks.so\""
         ));
     }

@@ -104,7 +104,7 @@ fn a_panic_where_a_sandbox_is_ended_early_is_the_engines() {
         ),
         (
             "hangs",
-            "it did not return within 1 s after the task was given up",
+            "it did not return within 2 s after the task was given up",
         ),
     ];
     for (name, why) in rows {
@@ -185,7 +185,7 @@ fn a_call_that_hangs_is_given_up_at_its_deadline() {
     ];
     for (call, author) in rows {
         let line = format!(
-            "ERROR engine 'hangs', {call}: it did not return within 1 s, nor used the host's services meanwhile"
+            "ERROR engine 'hangs', {call}: it did not return within 2 s, nor used the host's services meanwhile"
         );
         let cancelled = format!("WARN engine 'hangs', {call} takes too long: the task is cancelled");
         let scene = Scene::with_engine("hangs", IMPATIENT);
@@ -197,7 +197,7 @@ fn a_call_that_hangs_is_given_up_at_its_deadline() {
             &[&line, &cancelled],
         );
     }
-    let line = "ERROR engine 'hangs', giving the sandbox back: it did not return within 1 s";
+    let line = "ERROR engine 'hangs', giving the sandbox back: it did not return within 2 s";
     unhealthy(
         Scene::with_engine("hangs", IMPATIENT),
         "libwrong_hangs.so",
@@ -211,7 +211,7 @@ fn a_call_that_hangs_is_given_up_at_its_deadline() {
 #[test]
 fn an_engine_that_cannot_be_made_stops_the_worker_at_its_start() {
     let late =
-        "it did not return within 1 s; ask its vendor, leave it out, or raise `libraries.startTimeout`";
+        "it did not return within 2 s; ask its vendor, leave it out, or raise `libraries.startTimeout`";
     let rows = [
         (
             "panics",
@@ -254,8 +254,8 @@ fn an_engine_that_panics_or_hangs_when_it_is_asked_how_it_is_ends_the_worker() {
             PATIENT,
             "Engine.health panicked: wrong in health, as it was asked for (Panicked)",
         ),
-        ("hangs", IMPATIENT, "it did not say how it is within 1 s"),
-        ("blocks", IMPATIENT, "it did not say how it is within 1 s"),
+        ("hangs", IMPATIENT, "it did not say how it is within 2 s"),
+        ("blocks", IMPATIENT, "it did not say how it is within 2 s"),
     ];
     for (name, bounds, why) in rows {
         let mut scene = Scene::with_engine(name, &format!("{bounds}\nengine: {{wrong: health}}"));
@@ -290,7 +290,7 @@ fn an_engine_that_fails_to_end_does_not_keep_the_worker() {
         (
             "hangs",
             IMPATIENT,
-            "ERROR dispose did not return within 1 s; it is left to itself name=\"hangs\"",
+            "ERROR dispose did not return within 2 s; it is left to itself name=\"hangs\"",
         ),
     ];
     for (name, bounds, line) in rows {

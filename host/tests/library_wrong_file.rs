@@ -9,10 +9,11 @@ use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use support::cli::{Ended, Place, flags};
 use support::{library, patched};
-use wrong_support::{Author, IMPATIENT, PATIENT, Scene, wrong};
+use wrong_support::{Author, IMPATIENT, PATIENT, Scene, processes_that_name, wrong};
 
 /// Names of files and what is found in them; then what the operator is to do.
 type Row = (&'static str, String, String);
@@ -316,7 +317,7 @@ fn a_library_that_cannot_be_opened_is_left_out() {
 
 #[test]
 fn a_constructor_that_blocks_is_noticed_in_time() {
-    let found = "opening it takes longer than 1 s: a constructor in it blocks";
+    let found = "opening it takes longer than 2 s: a constructor in it blocks";
     let rows = [row(
         "libwrong_constructor_blocks.so",
         found,
@@ -331,11 +332,34 @@ fn a_constructor_that_blocks_is_noticed_in_time() {
     let ended = scene.place.run(&scene.arguments(&["run"]));
     ended.refuses(
         69,
-        "tcw-host: DIR/plugins/libwrong_constructor_blocks.so: opening it takes longer than 2 s: a constructor in it \
+        "tcw-host: DIR/plugins/libwrong_constructor_blocks.so: opening it takes longer than 4 s: a constructor in it \
          blocks\n  take it out, get a build from its vendor that does nothing when it is opened, or raise \
          `libraries.startTimeout`\n",
     );
     scene.leaves_nothing();
+}
+
+/// Whoever ends the worker while it waits, ends what it waits for.
+#[test]
+fn a_library_that_is_being_tried_does_not_outlive_its_worker() {
+    let scene = Scene::with_plugins([wrong("constructor_blocks")], PATIENT);
+    let worker = scene.place.start(&scene.arguments(&["run"]));
+    let tried = |is: bool| {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        let marker = scene.place.path("state/libraries").display().to_string();
+        while processes_that_name(&marker).is_empty() == is {
+            assert!(
+                Instant::now() < deadline,
+                "the library is never {}",
+                if is { "tried" } else { "let go" }
+            );
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    };
+    tried(true);
+    // By a signal that it cannot heed.
+    drop(worker);
+    tried(false);
 }
 
 /// A worker that starts again does not try again.

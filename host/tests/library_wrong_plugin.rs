@@ -120,7 +120,7 @@ fn a_panic_in_a_call_that_is_dropped_is_contained() {
         "wrong: started",
         Author::Incident,
         &[
-            "ERROR plugin 'panics-when-dropped-plugin', started: it did not return within 1 s",
+            "ERROR plugin 'panics-when-dropped-plugin', started: it did not return within 2 s",
             "ERROR panicked at tests/fixtures/wrong/libraries/panics_when_dropped.rs:",
         ],
     );
@@ -139,7 +139,7 @@ fn a_hook_that_hangs_is_given_up_at_its_deadline() {
     ];
     for (hook, author) in hooks {
         let line = format!(
-            "ERROR plugin 'hangs-plugin', {hook}: it did not return within 1 s, nor used the host's services meanwhile"
+            "ERROR plugin 'hangs-plugin', {hook}: it did not return within 2 s, nor used the host's services meanwhile"
         );
         let scene = Scene::with_plugin("hangs", IMPATIENT);
         unhealthy(
@@ -150,6 +150,26 @@ fn a_hook_that_hangs_is_given_up_at_its_deadline() {
             &[&line],
         );
     }
+}
+
+/// The worker was done, and waits for the last clean-up only.
+#[test]
+fn a_library_that_hangs_in_the_last_clean_up_counts_too() {
+    let place = support::cli::Place::new();
+    place.plugins([wrong("hangs")]);
+    let mut libraries = place.native();
+    libraries.extend(["--number-of-tasks", "1"].map(str::to_owned));
+    let mut scene = Scene::new(place, libraries, IMPATIENT, true);
+    scene.starts();
+    Author::Completed.is(&scene.author_sees("wrong: dispose"), "dispose");
+    let ended = scene.leaves();
+    operator_reads(
+        &ended,
+        &["ERROR the library 'libwrong_hangs.so' panicked or hung, so the worker leaves"],
+        "dispose",
+    );
+    assert_eq!(ended.code(), 69);
+    scene.leaves_nothing();
 }
 
 /// It has kept its word in the end, so it is not unhealthy; its task is over all the same.
@@ -181,9 +201,9 @@ fn a_library_that_blocks_its_threads_does_not_keep_the_worker() {
     operator_reads(
         &ended,
         &[
-            "ERROR plugin 'blocks-plugin', prepare: it did not return within 1 s, nor used the host's services meanwhile",
-            "ERROR plugin 'blocks-plugin', stopped: it did not return within 1 s",
-            "ERROR dispose did not return within 1 s; it is left to itself name=\"blocks-plugin\"",
+            "ERROR plugin 'blocks-plugin', prepare: it did not return within 2 s, nor used the host's services meanwhile",
+            "ERROR plugin 'blocks-plugin', stopped: it did not return within 2 s",
+            "ERROR dispose did not return within 2 s; it is left to itself name=\"blocks-plugin\"",
         ],
         "blocks",
     );
@@ -214,14 +234,14 @@ fn a_plugin_that_cannot_be_made_is_left_out() {
             "hangs-plugin",
             "new_plugin",
             IMPATIENT,
-            "it did not return within 1 s; ask its vendor, leave it out, or raise `libraries.startTimeout`; it is left out",
+            "it did not return within 2 s; ask its vendor, leave it out, or raise `libraries.startTimeout`; it is left out",
         ),
         (
             "blocks",
             "blocks-plugin",
             "new_plugin",
             IMPATIENT,
-            "it did not return within 1 s; ask its vendor, leave it out, or raise `libraries.startTimeout`; it is left out",
+            "it did not return within 2 s; ask its vendor, leave it out, or raise `libraries.startTimeout`; it is left out",
         ),
         (
             "nests",
@@ -297,7 +317,7 @@ fn a_plugin_that_fails_to_end_does_not_keep_the_worker() {
             "hangs",
             "hangs-plugin",
             IMPATIENT,
-            "ERROR dispose did not return within 1 s; it is left to itself name=\"hangs-plugin\"",
+            "ERROR dispose did not return within 2 s; it is left to itself name=\"hangs-plugin\"",
         ),
     ];
     for (file, plugin, bounds, line) in rows {

@@ -82,7 +82,8 @@ impl Probe {
         let mut child = Command::new(program)
             .args(arguments)
             .arg(stored)
-            .stdin(Stdio::null())
+            // It ends with us: this is closed when we do.
+            .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(words.try_clone()?)
             .spawn()?;
@@ -143,6 +144,11 @@ impl Probe {
 /// next.
 pub fn open_here(stored: &Path) -> std::io::Result<()> {
     let store = stored.parent().and_then(Path::parent).unwrap_or(stored);
+    std::thread::spawn(|| {
+        // Whoever asked has gone, and what is being opened may hold this process for ever.
+        let _ = std::io::stdin().read(&mut [0]);
+        open::leave(1)
+    });
     // A refusal is an answer, too.
     drop(open::open(stored, stored, store));
     let mut stdout = std::io::stdout();

@@ -21,7 +21,7 @@ pub(crate) fn wrong(name: &str) -> PathBuf {
 }
 
 /// Bounds that a test can wait for; for everything else there is a guard of minutes.
-pub(crate) const IMPATIENT: &str = "libraries: {startTimeout: 1 s, callTimeout: 1 s}";
+pub(crate) const IMPATIENT: &str = "libraries: {startTimeout: 2 s, callTimeout: 2 s}";
 
 /// The same where only a load that is really stuck may run into one.
 pub(crate) const PATIENT: &str = "libraries: {startTimeout: 120 s, callTimeout: 120 s}";
@@ -206,7 +206,7 @@ impl Scene {
 }
 
 /// The command lines that have this in them.
-fn processes_that_name(part: &str) -> Vec<String> {
+pub(crate) fn processes_that_name(part: &str) -> Vec<String> {
     let all = std::fs::read_dir("/proc").expect("Linux has it").flatten();
     all.filter_map(|entry| std::fs::read(entry.path().join("cmdline")).ok())
         .map(|line| String::from_utf8_lossy(&line).replace('\0', " "))
