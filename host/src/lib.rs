@@ -4,6 +4,7 @@ pub mod assembly;
 pub mod cli;
 pub mod config;
 pub mod library;
+mod memory;
 pub mod queue;
 pub mod schema;
 pub mod services;

@@ -72,6 +72,7 @@ enum Subcommands {
 
 /// Runs the command line and answers the exit status.
 pub fn main() -> ExitCode {
+    crate::memory::give_back_large_buffers();
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(error) => {

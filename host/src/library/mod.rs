@@ -22,6 +22,8 @@ mod error;
 pub mod find;
 pub mod inspect;
 mod open;
+#[cfg(all(target_os = "linux", target_pointer_width = "64"))]
+mod pages;
 mod probe;
 mod store;
 mod verify;
@@ -98,6 +100,8 @@ impl Loader {
             self.diagnostics.sink_for(&inspection.manifest.name),
             self.diagnostics.level(),
         );
+        #[cfg(all(target_os = "linux", target_pointer_width = "64"))]
+        pages::give_back(&stored);
         tracing::info!(
             library = inspection.manifest.name,
             version = inspection.manifest.version,
