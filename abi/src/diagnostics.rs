@@ -70,7 +70,7 @@ pub(crate) fn install(sink: Arc<dyn Sink>) -> bool {
         for_panics.record(Record {
             level: 1,
             target: "panic".into(),
-            message: panic.to_string(),
+            message: panic.to_string().replace(":\n", ": "),
             fields: BTreeMap::from([("backtrace".to_owned(), Value::String(backtrace))]),
         });
     }));

@@ -26,11 +26,22 @@ pub(crate) fn from_payload(payload: Box<dyn Any + Send>, place: &str) -> Error {
         .map(|text| (*text).to_owned())
         .or_else(|| payload.downcast_ref::<String>().cloned())
         .unwrap_or_else(|| "a panic without a text".to_owned());
+    discard(payload);
+    Error::new(ErrorKind::Panicked, format!("{place} panicked: {text}"))
+}
+
+/// Does something whose failure concerns nobody here. The panic itself was reported by the hook.
+pub(crate) fn quietly(work: impl FnOnce()) {
+    if let Err(payload) = catch_unwind(AssertUnwindSafe(work)) {
+        discard(payload);
+    }
+}
+
+fn discard(payload: Box<dyn Any + Send>) {
     if let Err(second) = catch_unwind(AssertUnwindSafe(move || drop(payload))) {
         // A payload whose destructor panics may do so again: it is leaked, once, instead.
         std::mem::forget(second);
     }
-    Error::new(ErrorKind::Panicked, format!("{place} panicked: {text}"))
 }
 
 #[cfg(test)]

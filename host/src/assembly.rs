@@ -25,9 +25,6 @@ use crate::services::engine_handle::PluginEngine;
 use crate::services::worker::WorkerServices;
 use crate::task::{EngineSlot, PayloadCheck, PayloadParts, PluginSlot};
 
-/// How long a provider may take to make its engine or plugin.
-const CREATION: Duration = Duration::from_secs(60);
-
 /// Engine, plugins, and the payload schema that they make together.
 pub struct Assembly {
     /// What tasks run in.
@@ -82,6 +79,20 @@ pub enum AssemblyError {
         name: String,
         /// What it provides.
         provides: String,
+    },
+    /// Opening a library does not end. The process cannot end in an orderly way either: see
+    /// [`library::leave`](crate::library::leave).
+    #[error(
+        "{}: opening it takes longer than {} s: a constructor in it blocks\n  take it out, get a build from its vendor \
+         that does nothing when it is opened, or raise `libraries.startTimeout`",
+        path.display(),
+        bound.as_secs_f64()
+    )]
+    Blocks {
+        /// Which.
+        path: PathBuf,
+        /// How long it was waited for.
+        bound: Duration,
     },
     /// A configuration does not fit.
     #[error("the configuration of {provider} does not fit:\n{}", lines(violations))]
@@ -161,7 +172,7 @@ pub async fn assemble(
     services: &Arc<WorkerServices>,
 ) -> Result<Assembly, AssemblyError> {
     let path = config.libraries.engine.clone().ok_or(AssemblyError::NoEngine)?;
-    let engine_library = load(loader, &path).await??;
+    let engine_library = load(config, loader, &path).await??;
     let engine = make_engine(config, &engine_library, services).await?;
 
     let mut libraries = vec![engine_library];
@@ -312,22 +323,27 @@ fn compose(
     }
 }
 
-async fn load(loader: &Loader, path: &Path) -> Result<Result<Library, LibraryError>, tokio::task::JoinError> {
-    let (loader, path) = (loader.clone(), path.to_owned());
-    tokio::task::spawn_blocking(move || loader.load(&path)).await
+async fn load(
+    config: &Config,
+    loader: &Loader,
+    path: &Path,
+) -> Result<Result<Library, LibraryError>, AssemblyError> {
+    let (loader, file) = (loader.clone(), path.to_owned());
+    opened(config, path, move || loader.load(&file)).await
 }
 
 /// The same for a library of plugins; `None` for one that has none, of which no code is run.
 async fn load_plugins(
+    config: &Config,
     loader: &Loader,
     path: &Path,
-) -> Result<Result<Option<Library>, LibraryError>, tokio::task::JoinError> {
-    let (loader, path) = (loader.clone(), path.to_owned());
-    tokio::task::spawn_blocking(move || {
-        if inspect_file(&path).is_ok_and(|inspection| inspection.manifest.plugins.is_empty()) {
+) -> Result<Result<Option<Library>, LibraryError>, AssemblyError> {
+    let (loader, file) = (loader.clone(), path.to_owned());
+    opened(config, path, move || {
+        if inspect_file(&file).is_ok_and(|inspection| inspection.manifest.plugins.is_empty()) {
             return Ok(None);
         }
-        loader.load(&path).map(Some)
+        loader.load(&file).map(Some)
     })
     .await
 }
@@ -347,6 +363,24 @@ fn left_out_for_crashes(quarantined: &[(Manifest, String)]) -> Vec<PluginFragmen
         .collect()
 }
 
+/// Opens a library on a thread that may never come back: a constructor that blocks holds it, and with it the system's
+/// loader, so that nothing can be loaded any more and the worker cannot go on.
+async fn opened<T: Send + 'static>(
+    config: &Config,
+    path: &Path,
+    open: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, AssemblyError> {
+    // It is tried elsewhere first, with the same bound.
+    let bound = config.libraries.start_timeout * 2;
+    match tokio::time::timeout(bound, tokio::task::spawn_blocking(open)).await {
+        Ok(opened) => Ok(opened?),
+        Err(_) => Err(AssemblyError::Blocks {
+            path: path.to_owned(),
+            bound,
+        }),
+    }
+}
+
 /// Every library in the directories of plugins that has plugins; those that are refused are said and left out. Answers
 /// those that are in quarantine, with the names of their files.
 async fn find_plugins(
@@ -358,7 +392,7 @@ async fn find_plugins(
     let mut quarantined = Vec::new();
     for directory in &config.libraries.directories {
         for path in find::candidates(directory)? {
-            match load_plugins(loader, &path).await? {
+            match load_plugins(config, loader, &path).await? {
                 Ok(Some(library)) if libraries.iter().any(|other| other.sha256 == library.sha256) => {
                     tracing::debug!(path = %path.display(), "the same library is loaded already");
                 }
@@ -427,14 +461,17 @@ async fn make_engine(
         provider: provider.clone(),
         error,
     };
-    let engines = within(library.root.engine_provider()).await.map_err(failed)?;
+    let bound = config.libraries.start_timeout;
+    let engines = within(bound, library.root.engine_provider())
+        .await
+        .map_err(failed)?;
     check(
         &provider,
         &engines.description().configuration_schema,
         &config.engine,
     )?;
     let made = engines.new_engine(services.for_library(&manifest.name), config.engine.clone());
-    let engine = within(made).await.map_err(failed)?;
+    let engine = within(bound, made).await.map_err(failed)?;
     Ok(EngineSlot::new(
         manifest.name.clone(),
         library.file_name(),
@@ -469,7 +506,8 @@ async fn make_plugin(
         error,
     };
     let index = u32::try_from(index).unwrap_or(u32::MAX);
-    let plugins: Arc<dyn PluginProvider> = within(library.root.plugin_provider(index))
+    let bound = config.libraries.start_timeout;
+    let plugins: Arc<dyn PluginProvider> = within(bound, library.root.plugin_provider(index))
         .await
         .map_err(failed)?;
     let description = plugins.description();
@@ -484,7 +522,7 @@ async fn make_plugin(
     check(provider, &description.configuration_schema, &configuration)?;
     let handle = PluginEngine::of(Arc::clone(&engine.engine));
     let made = plugins.new_plugin(services.for_library(&provider.name), handle, configuration);
-    let plugin = within(made).await.map_err(failed)?;
+    let plugin = within(bound, made).await.map_err(failed)?;
     Ok(Made::Plugin(PluginSlot::new(
         provider.name.clone(),
         library.file_name(),
@@ -505,14 +543,14 @@ fn check(provider: &Provider, schema: &Value, configuration: &Value) -> Result<(
         })
 }
 
-async fn within<T>(making: impl Future<Output = tcw_abi::Result<T>>) -> tcw_abi::Result<T> {
-    match tokio::time::timeout(CREATION, making).await {
+async fn within<T>(bound: Duration, making: impl Future<Output = tcw_abi::Result<T>>) -> tcw_abi::Result<T> {
+    match tokio::time::timeout(bound, making).await {
         Ok(made) => made,
         Err(_) => Err(tcw_abi::Error::new(
             tcw_abi::ErrorKind::TimedOut,
             format!(
-                "it did not return within {} s; ask its vendor, or leave it out",
-                CREATION.as_secs()
+                "it did not return within {} s; ask its vendor, leave it out, or raise `libraries.startTimeout`",
+                bound.as_secs_f64()
             ),
         )),
     }

@@ -161,6 +161,8 @@ libraries:
   required: [task-log]
   reload: true
   quarantine: {crashes: 5, within: 2 h}
+  startTimeout: 20 s
+  callTimeout: 1 hour
 log: {format: json, level: debug}
 ",
     );
@@ -200,6 +202,8 @@ log: {format: json, level: debug}
             within: Duration::from_secs(2 * 3600),
         }
     );
+    assert_eq!(config.libraries.start_timeout, Duration::from_secs(20));
+    assert_eq!(config.libraries.call_timeout, Duration::from_secs(3600));
     assert_eq!(
         (config.log.format, config.log.level),
         (LogFormat::Json, LogLevel::Debug)
@@ -375,6 +379,10 @@ fn settings_that_do_not_go_together_are_refused() {
         (
             "queue: {embedded: {claimTimeout: 0}}",
             "`queue.embedded.claimTimeout` must be at least one second",
+        ),
+        (
+            "libraries: {callTimeout: 0}",
+            "`libraries.callTimeout` must be at least one second",
         ),
         (
             "worker: {cancellationInterval: 0 s}",

@@ -233,10 +233,13 @@ fn an_engine_in_quarantine_stops_the_worker() {
     scene.worker(&[]);
 }
 
+/// The first opening is in another process; this is one that went well there, and crashes later.
 #[test]
 fn a_crash_of_a_constructor_is_attributed() {
     for (how, code, called) in [("abort", 134, "SIGABRT"), ("exit", 7, "exit")] {
         let scene = Scene::new("");
+        let first = scene.start(&["--idle-timeout", "1 s"]).end();
+        assert_eq!(first.code(), 68, "{}", first.stderr);
         let mut command = scene.place.tcw(&scene.command(&["run"]));
         command.env("CRASHING_CONSTRUCTOR", how);
         let crashed = scene.place.start_command(command).end();

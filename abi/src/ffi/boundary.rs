@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Wake, Waker};
 
 use abi_stable::std_types::RResult;
 use async_ffi::{FfiFuture, FutureExt};
@@ -78,20 +78,69 @@ pub(crate) fn answer<T: Send + 'static>(result: Result<T>) -> Reply<T> {
 
 /// Waits for the other side's answer.
 pub(crate) fn receive<T>(reply: Reply<T>) -> Receive<T> {
-    Receive(reply)
+    Receive { reply, alarm: None }
 }
 
 /// [`receive`], compiled once for each kind of answer.
-pub(crate) struct Receive<T>(Reply<T>);
+pub(crate) struct Receive<T> {
+    reply: Reply<T>,
+    alarm: Option<Alarm>,
+}
 
 impl<T> Future for Receive<T> {
     type Output = Result<T>;
 
     #[inline(never)]
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        Pin::new(&mut self.0)
-            .poll(context)
+        let Receive { reply, alarm } = &mut *self;
+        let fenced = Alarm::of(alarm, context.waker());
+        Pin::new(reply)
+            .poll(&mut Context::from_waker(fenced))
             .map(|answer| answer.into_result().map_err(Error::from))
+    }
+}
+
+/// A waker of this side, and what the other side is given instead.
+struct Alarm {
+    ours: Arc<Fenced>,
+    fenced: Waker,
+}
+
+impl Alarm {
+    /// What stands for `waker`; the one of the last poll, if that was for the same.
+    fn of<'a>(last: &'a mut Option<Alarm>, waker: &Waker) -> &'a Waker {
+        let alarm = match last.take() {
+            Some(alarm) if alarm.ours.0.as_ref().is_some_and(|ours| ours.will_wake(waker)) => alarm,
+            _ => {
+                let ours = Arc::new(Fenced(Some(waker.clone())));
+                let fenced = Waker::from(Arc::clone(&ours));
+                Alarm { ours, fenced }
+            }
+        };
+        &last.insert(alarm).fenced
+    }
+}
+
+/// A waker is called, and dropped, by the other side's threads, through functions that nothing can unwind from: a panic
+/// in one that somebody wrote by hand would end the process.
+struct Fenced(Option<Waker>);
+
+impl Wake for Fenced {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        if let Some(waker) = &self.0 {
+            fence::quietly(|| waker.wake_by_ref());
+        }
+    }
+}
+
+impl Drop for Fenced {
+    fn drop(&mut self) {
+        let waker = self.0.take();
+        fence::quietly(move || drop(waker));
     }
 }
 

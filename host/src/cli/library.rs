@@ -10,7 +10,7 @@ use super::flags::WorkerFlags;
 use super::outcome::{Failure, status};
 use super::{start, terminal};
 use crate::config::Config;
-use crate::library::{self, Inspection, LibraryError, find, inspect};
+use crate::library::{self, Inspection, LibraryError, find, inspect, open_here};
 use crate::worker::crashes::{self, CrashHistory, crash_histories};
 
 #[derive(Args, Debug)]
@@ -46,6 +46,12 @@ enum Commands {
         #[arg(long)]
         json: bool,
     },
+    /// Opens a stored library and says so: what a worker has another process do first
+    #[command(hide = true)]
+    Probe {
+        /// The copy in the store
+        file: PathBuf,
+    },
 }
 
 pub(super) async fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
@@ -54,6 +60,10 @@ pub(super) async fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
         Commands::List { paths, worker } => list(&paths, &worker),
         Commands::Release { name, worker } => release(&name, &worker.load_quietly()?),
         Commands::Inspect { files, json } => inspect_all(&files, json),
+        Commands::Probe { file } => {
+            open_here(&file).map_err(Failure::general)?;
+            Ok(ExitCode::SUCCESS)
+        }
     })
     .await
     .map_err(Failure::general)?

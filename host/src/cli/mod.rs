@@ -89,9 +89,7 @@ pub fn main() -> ExitCode {
             };
         }
     };
-    let threads = std::thread::available_parallelism()
-        .map_or(2, usize::from)
-        .clamp(2, 8);
+    let threads = threads();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(threads)
         .thread_name("tcw-host")
@@ -115,9 +113,24 @@ pub fn main() -> ExitCode {
         Ok(code) => code,
         Err(failure) => {
             terminal::say(format_args!("tcw-host: {failure}"));
+            if failure.is_stuck() {
+                crate::library::leave(failure.status());
+            }
             outcome::status(failure.status())
         }
     }
+}
+
+/// Threads for the worker's own work: as tokio is told elsewhere, or a few.
+fn threads() -> usize {
+    let told = std::env::var("TOKIO_WORKER_THREADS").ok();
+    told.and_then(|number| number.parse::<usize>().ok())
+        .filter(|number| (1..=256).contains(number))
+        .unwrap_or_else(|| {
+            std::thread::available_parallelism()
+                .map_or(2, usize::from)
+                .clamp(2, 8)
+        })
 }
 
 async fn dispatch(arguments: Arguments) -> Result<ExitCode, Failure> {

@@ -25,6 +25,7 @@ pub(super) fn status(number: u8) -> ExitCode {
 pub struct Failure {
     message: String,
     status: u8,
+    at_once: bool,
 }
 
 impl Failure {
@@ -32,6 +33,7 @@ impl Failure {
         Failure {
             message: message.into(),
             status,
+            at_once: false,
         }
     }
 
@@ -41,6 +43,11 @@ impl Failure {
 
     pub(super) fn usage(message: impl fmt::Display) -> Self {
         Failure::new(message.to_string(), USAGE)
+    }
+
+    /// Whether the process can only end as it stands.
+    pub(super) fn is_stuck(&self) -> bool {
+        self.at_once
     }
 
     /// The exit status that goes with it.
@@ -65,10 +72,16 @@ impl From<AssemblyError> for Failure {
     fn from(error: AssemblyError) -> Self {
         let status = match error {
             AssemblyError::NoEngine | AssemblyError::NotAnEngine { .. } => USAGE,
-            AssemblyError::Creation { .. } | AssemblyError::Host(_) => INTERNAL,
+            AssemblyError::Creation { .. } | AssemblyError::Blocks { .. } | AssemblyError::Host(_) => {
+                INTERNAL
+            }
             _ => INVALID,
         };
-        Failure::new(error.to_string(), status)
+        let at_once = matches!(error, AssemblyError::Blocks { .. });
+        Failure {
+            at_once,
+            ..Failure::new(error.to_string(), status)
+        }
     }
 }
 

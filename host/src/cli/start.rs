@@ -16,7 +16,7 @@ use super::outcome::{Failure, INVALID};
 use crate::assembly::{Assembly, AssemblyError, SchemaCheck, assemble};
 use crate::config::{self, Config, Deployment, QueueConfig};
 use crate::library::inspect::inspect_file;
-use crate::library::{Diagnostics, Loader};
+use crate::library::{Diagnostics, Loader, Probe};
 use crate::queue::embedded::{EmbeddedConfig, EmbeddedQueue, StartError};
 use crate::queue::{ClientConfig, Credentials, Queue, QueueClient, WorkerIdentity, WorkerPoolId};
 use crate::services::log::LogOptions;
@@ -129,7 +129,8 @@ pub(super) async fn load(
         control: Arc::new(control.clone()),
     })?;
     let loader = Loader::new(&config.worker.state_directory, Diagnostics::start())
-        .with_quarantine(crashed::quarantine(config).await?);
+        .with_quarantine(crashed::quarantine(config).await?)
+        .probing(Probe::by_this_program(config.libraries.start_timeout));
     if directory == worker_directory(config) {
         loader.sweep();
     }
@@ -261,7 +262,7 @@ impl Parts {
             tasks_directory: self.directory.join("tasks"),
             log,
             log_header: header(config, pool),
-            deadlines: Deadlines::default(),
+            deadlines: Deadlines::with_call(config.libraries.call_timeout),
         };
         (Arc::new(environment), self.commands)
     }

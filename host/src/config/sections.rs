@@ -154,6 +154,10 @@ pub struct LibrariesConfig {
     pub reload: bool,
     /// When a library that crashes the process is left out.
     pub quarantine: QuarantineConfig,
+    /// How long opening one may take, and making its engine or plugin.
+    pub start_timeout: Duration,
+    /// How long a call into one may take without using services.
+    pub call_timeout: Duration,
 }
 
 /// When a library that crashes the process is left out.
@@ -231,6 +235,8 @@ pub(super) fn config(gathered: Gathered) -> Result<Config, ConfigError> {
         required: builder.strings("libraries", "required").into_iter().collect(),
         reload: builder.value("libraries", "reload").as_bool().unwrap_or(false),
         quarantine: builder.quarantine(),
+        start_timeout: builder.library_timeout("startTimeout"),
+        call_timeout: builder.library_timeout("callTimeout"),
     };
     let plugins = builder.plugins();
     let log = LogConfig {
@@ -296,6 +302,16 @@ impl Builder {
         let value = self.value(section, key);
         let items = value.as_array().into_iter().flatten();
         items.filter_map(Value::as_str).map(str::to_owned).collect()
+    }
+
+    fn library_timeout(&mut self, key: &str) -> Duration {
+        let pointer = format!("/libraries/{key}");
+        let value = self.value("libraries", key);
+        let timeout = self.duration(&pointer, &value).unwrap_or_default();
+        if timeout < Duration::from_secs(1) {
+            self.problem(&pointer, format!("`libraries.{key}` must be at least one second"));
+        }
+        timeout
     }
 
     fn duration(&mut self, pointer: &str, value: &Value) -> Option<Duration> {

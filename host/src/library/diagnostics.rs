@@ -57,6 +57,26 @@ impl Sink for Labelled {
     }
 }
 
+/// More of one message is of no use to anybody who reads a log.
+const LONGEST: usize = 8192;
+
+/// What a library says is one line of the log, whatever it holds: it may repeat what a task has written.
+fn one_line(message: &str) -> String {
+    let mut line = String::with_capacity(message.len().min(LONGEST));
+    for character in message.chars() {
+        if line.len() >= LONGEST {
+            line.push_str("... (cut)");
+            break;
+        }
+        if character.is_control() {
+            line.extend(character.escape_default());
+        } else {
+            line.push(character);
+        }
+    }
+    line
+}
+
 async fn write_down(mut records: Receiver<(Arc<str>, Record)>, dropped: Arc<AtomicU64>) {
     while let Some((library, record)) = records.recv().await {
         let lost = dropped.swap(0, Ordering::Relaxed);
@@ -72,6 +92,7 @@ async fn write_down(mut records: Receiver<(Arc<str>, Record)>, dropped: Arc<Atom
             message,
             fields,
         } = record;
+        let message = one_line(&message);
         let fields = if fields.is_empty() {
             None
         } else {
@@ -91,5 +112,17 @@ async fn write_down(mut records: Receiver<(Arc<str>, Record)>, dropped: Arc<Atom
             5.. => emit!(TRACE),
             3 => emit!(INFO),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_is_one_line_of_bounded_length() {
+        assert_eq!(one_line("a\nb\u{1b}[2Jc ä"), "a\\nb\\u{1b}[2Jc ä");
+        let long = one_line(&"x".repeat(1 << 20));
+        assert!(long.len() < LONGEST + 16 && long.ends_with("x... (cut)"));
     }
 }

@@ -9,9 +9,10 @@
 //! 5. check that this host can run it: family, major version, target, GLIBC ([`inspect`]);
 //! 6. refuse bytes that have crashed the worker too often;
 //! 7. copy the bytes into the store, under their own hash ([`store`]);
-//! 8. open the copy ([`open`]), under the eyes of [`crash`];
-//! 9. compare the layouts, both ways (`tcw_abi::host`);
-//! 10. hand it the host's diagnostics.
+//! 8. if they are new here, open the copy in a process that may be lost ([`probe`]);
+//! 9. open the copy ([`open`]), under the eyes of [`crash`];
+//! 10. compare the layouts, both ways (`tcw_abi::host`);
+//! 11. hand it the host's diagnostics.
 //!
 //! Configuration and creation of the providers come after that, in [`crate::assembly`].
 //!
@@ -26,6 +27,7 @@ pub mod inspect;
 mod open;
 #[cfg(all(target_os = "linux", target_pointer_width = "64"))]
 mod pages;
+mod probe;
 mod store;
 mod verify;
 
@@ -40,6 +42,8 @@ use tcw_abi::host::Root;
 use tcw_abi::manifest::Manifest;
 
 pub use diagnostics::Diagnostics;
+pub use open::leave;
+pub use probe::{Probe, open_here};
 
 /// A library that was loaded.
 #[derive(Clone)]
@@ -71,6 +75,7 @@ pub struct Loader {
     diagnostics: Diagnostics,
     quarantine: Arc<Quarantine>,
     generation: u32,
+    probe: Option<Probe>,
 }
 
 impl Loader {
@@ -81,6 +86,7 @@ impl Loader {
             diagnostics,
             quarantine: Arc::default(),
             generation: 0,
+            probe: None,
         }
     }
 
@@ -111,6 +117,13 @@ impl Loader {
         store::sweep(&self.store);
     }
 
+    /// Tries libraries that are new here in a process of their own first.
+    #[must_use]
+    pub fn probing(mut self, probe: Probe) -> Self {
+        self.probe = Some(probe);
+        self
+    }
+
     /// Loads one library, from a file or from a directory. Blocking; no code of the library runs but its
     /// constructors and the start of its diagnostics.
     pub fn load(&self, path: &Path) -> Result<Library, LibraryError> {
@@ -120,6 +133,9 @@ impl Loader {
         inspection.refuse_foreign()?;
         self.refuse_quarantined(&found.main, &inspection.manifest, &files.sha256)?;
         let stored = store::keep(&self.store, &files, self.generation)?;
+        if let Some(probe) = &self.probe {
+            probe.run(&found.main, &stored, &self.store)?;
+        }
         let manifest = inspection.manifest;
         let identity = Identity {
             name: manifest.name.clone(),

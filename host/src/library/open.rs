@@ -86,6 +86,15 @@ fn refusal(source: &Path, store: &Path, error: &libloading::Error) -> LibraryErr
     LibraryError::new(source, format!("it cannot be opened: {text}"), remedy)
 }
 
+/// Ends the process as it stands. An ordinary exit runs the destructors of all libraries, for which the system's loader
+/// must be free: with a constructor that blocks it never is.
+pub fn leave(status: u8) -> ! {
+    unsafe extern "C" {
+        safe fn _exit(status: c_int) -> !;
+    }
+    _exit(c_int::from(status))
+}
+
 /// The GLIBC that this process runs with; `None` with another C library.
 pub(super) fn glibc_of_this_machine() -> Option<Version> {
     #[cfg(target_env = "gnu")]

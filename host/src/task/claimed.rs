@@ -68,7 +68,7 @@ impl Claimed {
             calls.begin(plugin(Arc::clone(&task), index, Some(part), has_keys, stop));
         }
         let has_keys = overlaps(&engine, raw);
-        let (context, activity) = task.view();
+        let (context, activity) = task.view(&task.env.engine.library);
         let callee = Callee {
             library: task.env.engine.library.clone(),
             name: format!("engine '{}'", task.env.engine.name),
@@ -118,7 +118,7 @@ async fn plugin(
 ) -> Result<(), Fault> {
     let prepares = payload.is_some();
     let slot = &task.env.plugins[index];
-    let (context, activity) = task.view();
+    let (context, activity) = task.view(&slot.library);
     let callee = Callee {
         library: slot.library.clone(),
         name: format!("plugin '{}'", slot.name),

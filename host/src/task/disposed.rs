@@ -78,6 +78,7 @@ impl Resolved {
 
         task.end_log(&[]).await;
         task.services.dispose();
+        task.look_for_leaks();
         task.remove_directory().await;
         let report = task.report(self.resolution, self.reported);
         task.control.publish_disposed(report.clone());

@@ -136,6 +136,20 @@ pub struct Deadlines {
     pub report_at_shutdown: Duration,
 }
 
+impl Deadlines {
+    /// The usual ones, but for `call`; none of the bounds on libraries is longer than that.
+    pub fn with_call(call: Duration) -> Self {
+        let usual = Deadlines::default();
+        Deadlines {
+            query: usual.query.min(call),
+            call,
+            hook_grace: usual.hook_grace.min(call),
+            call_grace: usual.call_grace.min(call),
+            ..usual
+        }
+    }
+}
+
 impl Default for Deadlines {
     fn default() -> Self {
         Deadlines {

@@ -28,7 +28,7 @@ impl Prepared {
         let Some(builder) = task.remains.builder() else {
             return Err(lost(task, calls, "sandbox builder"));
         };
-        let lent = LentBuilder::new(builder);
+        let lent = LentBuilder::new(builder, &task);
         for member in task.remains.members() {
             let (task, stop, builder) = (Arc::clone(&task), calls.stop.clone(), lent.share());
             calls.begin(async move {

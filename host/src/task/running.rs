@@ -34,7 +34,7 @@ impl Running {
         } = self;
         task.control.enter(TaskState::Running);
         let mut calls = Calls::new(&task);
-        let lent = LentSandbox::new(Arc::clone(&sandbox));
+        let lent = LentSandbox::new(Arc::clone(&sandbox), &task);
         for member in task.remains.members() {
             let (task, stop, sandbox) = (Arc::clone(&task), calls.stop.clone(), lent.share());
             calls.begin(async move {

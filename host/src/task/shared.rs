@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Instant;
 
 use rand::Rng as _;
@@ -33,6 +33,7 @@ pub(super) struct Task {
     directory: PathBuf,
     begun: Instant,
     findings: Mutex<Findings>,
+    views: Mutex<Vec<(String, Weak<dyn TaskContext>)>>,
     log_ended: AtomicBool,
 }
 
@@ -105,14 +106,38 @@ impl Task {
             directory,
             begun: Instant::now(),
             findings: Mutex::default(),
+            views: Mutex::default(),
             log_ended: AtomicBool::new(false),
         }
     }
 
     /// What one library sees of the task, and how to tell whether it is using it.
-    pub(super) fn view(&self) -> (Arc<dyn TaskContext>, Arc<Activity>) {
+    pub(super) fn view(&self, library: &str) -> (Arc<dyn TaskContext>, Arc<Activity>) {
         let activity = Arc::new(Activity::default());
-        (self.services.view(Arc::clone(&activity)), activity)
+        let view = self.services.view(Arc::clone(&activity));
+        let mut views = self.views.lock().unwrap_or_else(PoisonError::into_inner);
+        views.push((library.to_owned(), Arc::downgrade(&view)));
+        (view, activity)
+    }
+
+    /// Tells the operator, later, which libraries have not let go of a task that is disposed of. What else they keep
+    /// for it (threads, descriptors, memory) nobody can see from here.
+    pub(super) fn look_for_leaks(&self) {
+        let views = std::mem::take(&mut *self.views.lock().unwrap_or_else(PoisonError::into_inner));
+        let (task, run) = (self.claim.task_id().clone(), self.claim.run_id.0);
+        let patience = self.env.deadlines.query;
+        tokio::spawn(async move {
+            tokio::time::sleep(patience).await;
+            for (library, _) in views.iter().filter(|(_, view)| view.strong_count() > 0) {
+                tracing::warn!(
+                    task_id = %task,
+                    run_id = run,
+                    library,
+                    "the library still holds a task that ended {} s ago: it may leak threads, descriptors and memory",
+                    patience.as_secs_f64()
+                );
+            }
+        });
     }
 
     /// A line in the task log. After its end nobody needs it.

@@ -33,7 +33,7 @@ impl Stopped {
         let success = Arc::new(AtomicBool::new(report.success));
         task.note_sandbox(report);
         let mut calls = Calls::new(&task);
-        let lent = LentResults::new(results);
+        let lent = LentResults::new(results, &task);
         for member in task.remains.members() {
             let (task, stop, results) = (Arc::clone(&task), calls.stop.clone(), lent.share());
             let success = Arc::clone(&success);

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rand::Rng;
+use tcw_abi::ErrorKind;
 use tcw_abi::plugin::Plugin;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::task::{JoinHandle, JoinSet};
@@ -39,6 +40,9 @@ const WRITING: Duration = Duration::from_secs(30);
 /// How long giving back a claim may take, of which nothing has begun.
 const GIVING_BACK: Duration = Duration::from_secs(30);
 
+/// How long the engine, or a plugin, may take for its last call when the worker ends.
+const DISPOSAL: Duration = Duration::from_secs(30);
+
 type Key = (TaskId, RunId);
 
 /// A worker that is ready to run.
@@ -62,6 +66,8 @@ struct State {
     cleaning: JoinSet<(Key, Result<TaskReport, tokio::task::JoinError>)>,
     /// Claims that could not be written down, on their way back.
     giving_back: JoinSet<()>,
+    /// Plugins that are told something; each answers its library if that turned out to be unhealthy.
+    telling: JoinSet<Option<String>>,
     /// What the tasks that clean up have already meant for the worker.
     applied: HashMap<Key, WorkerEffect>,
     poll: Option<JoinHandle<Poll>>,
@@ -80,6 +86,7 @@ struct State {
 enum Poll {
     Claims(Vec<Claim>),
     Unwell(String),
+    Broken(String),
     Failed(QueueError),
 }
 
@@ -142,6 +149,7 @@ impl Worker {
             resolving: JoinSet::new(),
             cleaning: JoinSet::new(),
             giving_back: JoinSet::new(),
+            telling: JoinSet::new(),
             applied: HashMap::new(),
             poll: None,
             statuses: None,
@@ -159,7 +167,8 @@ impl Worker {
             self.claim_if_free(&mut state);
             if let Some(exit) = self.ended(&state) {
                 self.dispose(&mut state).await;
-                return exit;
+                // What the last clean-ups found out counts too.
+                return state.fatal.unwrap_or(exit);
             }
             if self.waits_for_poll_only(&state)
                 && let Some(release) = &self.release_polls
@@ -174,6 +183,11 @@ impl Worker {
                 poll = wait(&mut state.poll) => self.polled(&mut state, poll).await,
                 Some(cleaned) = state.cleaning.join_next() => self.cleaned(&mut state, cleaned),
                 Some(_) = state.giving_back.join_next() => {}
+                Some(told) = state.telling.join_next() => {
+                    if let Ok(Some(library)) = told {
+                        self.unhealthy(&mut state, &library);
+                    }
+                }
                 statuses = wait(&mut state.statuses) => self.heard(&state, statuses),
                 _ = cancellations.tick(), if !state.running.is_empty() => self.ask_statuses(&mut state),
                 () = tokio::time::sleep_until(wake.into()) => {}
@@ -281,9 +295,12 @@ impl Worker {
             {
                 Ok(Ok(health)) if health.healthy => {}
                 Ok(Ok(health)) => return Poll::Unwell(health.reason),
+                Ok(Err(error)) if error.kind() == ErrorKind::Panicked => {
+                    return Poll::Broken(error.to_string());
+                }
                 Ok(Err(error)) => return Poll::Unwell(error.to_string()),
                 Err(_) => {
-                    return Poll::Unwell(format!(
+                    return Poll::Broken(format!(
                         "it did not say how it is within {} s",
                         environment.deadlines.query.as_secs()
                     ));
@@ -303,7 +320,8 @@ impl Worker {
                 state.failures = 0;
                 if claims.is_empty() {
                     if state.running.is_empty() {
-                        self.report_idle(state.idle_since.elapsed());
+                        let idle = state.idle_since.elapsed();
+                        self.report_idle(state, idle);
                     }
                 } else {
                     self.start(state, claims).await;
@@ -316,6 +334,11 @@ impl Worker {
                     "the engine is not well: nothing is claimed until it is"
                 );
                 state.not_before = Some(Instant::now() + PATIENCE);
+            }
+            Ok(Poll::Broken(reason)) => {
+                let engine = &self.environment.engine;
+                tracing::error!(engine = engine.name, reason, "the engine cannot say how it is");
+                self.unhealthy(state, &engine.library);
             }
             Ok(Poll::Failed(error)) => {
                 state.failures = state.failures.saturating_add(1);
@@ -436,7 +459,7 @@ impl Worker {
             state.idle_since = Instant::now();
         }
         let Some(report) = report else {
-            self.report_non_fatal();
+            self.report_non_fatal(state);
             return;
         };
         state.applied.insert(key.clone(), report.effect);
@@ -459,7 +482,7 @@ impl Worker {
         match report.effect {
             effect if effect <= before => {}
             WorkerEffect::None => {}
-            WorkerEffect::NonFatal => self.report_non_fatal(),
+            WorkerEffect::NonFatal => self.report_non_fatal(state),
             WorkerEffect::Fatal => {
                 let reason = format!(
                     "a library reported a fatal error in task {} (see the log above)",
@@ -469,9 +492,14 @@ impl Worker {
                 self.stop_now(state, &reason);
             }
         }
-        if let Some(library) = report.unhealthy.first()
-            && state.fatal.is_none()
-        {
+        if let Some(library) = report.unhealthy.first() {
+            self.unhealthy(state, library);
+        }
+    }
+
+    /// A library panicked or hung.
+    fn unhealthy(&self, state: &mut State, library: &str) {
+        if state.fatal.is_none() {
             let then = if self.options.reload {
                 "fresh copies of all libraries are loaded after the running tasks"
             } else {
@@ -481,7 +509,7 @@ impl Worker {
                 library,
                 "the library is unhealthy: nothing more is claimed, and {then}"
             );
-            state.fatal = Some(Exit::Unhealthy(library.clone()));
+            state.fatal = Some(Exit::Unhealthy(library.to_owned()));
         }
     }
 
@@ -559,37 +587,40 @@ impl Worker {
         }
     }
 
-    fn report_idle(&self, idle: Duration) {
-        self.tell_plugins("report_idle", move |plugin| async move {
+    fn report_idle(&self, state: &mut State, idle: Duration) {
+        self.tell_plugins(state, "report_idle", move |plugin| async move {
             plugin.report_idle(idle).await
         });
     }
 
-    fn report_non_fatal(&self) {
-        self.tell_plugins("report_non_fatal_error", |plugin| async move {
+    fn report_non_fatal(&self, state: &mut State) {
+        self.tell_plugins(state, "report_non_fatal_error", |plugin| async move {
             plugin.report_non_fatal_error().await
         });
     }
 
     /// In the background; a plugin that does not return in time is left alone, and what it holds with it.
-    fn tell_plugins<F, Told>(&self, what: &'static str, tell: F)
+    fn tell_plugins<F, Told>(&self, state: &mut State, what: &'static str, tell: F)
     where
         F: Fn(Arc<dyn Plugin>) -> Told,
         Told: Future<Output = tcw_abi::Result<()>> + Send + 'static,
     {
         let bound = self.environment.deadlines.query;
         for plugin in &self.environment.plugins {
-            let name = plugin.name.clone();
+            let (name, library) = (plugin.name.clone(), plugin.library.clone());
             let told = tell(Arc::clone(&plugin.plugin));
-            tokio::spawn(async move {
+            state.telling.spawn(async move {
                 match tokio::time::timeout(bound, told).await {
-                    Ok(Ok(())) => {}
-                    Ok(Err(error)) => tracing::warn!(plugin = name, %error, "{what} failed"),
-                    Err(_) => tracing::warn!(
-                        plugin = name,
-                        "{what} did not return within {} s",
-                        bound.as_secs()
-                    ),
+                    Ok(Ok(())) => None,
+                    Ok(Err(error)) => {
+                        tracing::warn!(plugin = name, %error, "{what} failed");
+                        (error.kind() == ErrorKind::Panicked).then_some(library)
+                    }
+                    Err(_) => {
+                        let seconds = bound.as_secs_f64();
+                        tracing::warn!(plugin = name, "{what} did not return within {seconds} s");
+                        Some(library)
+                    }
                 }
             });
         }
@@ -602,7 +633,9 @@ impl Worker {
             .unwrap_or_else(|| tokio::time::Instant::now() + self.options.shutdown_bound);
         let bound = bound.max(tokio::time::Instant::now() + Duration::from_secs(5));
         let cleaned = tokio::time::timeout_at(bound, async {
-            while state.cleaning.join_next().await.is_some() {}
+            while let Some(cleaned) = state.cleaning.join_next().await {
+                self.cleaned(state, cleaned);
+            }
         });
         if cleaned.await.is_err() {
             tracing::error!(
@@ -610,23 +643,29 @@ impl Worker {
                 "clean-ups did not end in time; the next start goes on with them"
             );
         }
+        let bound = DISPOSAL.min(self.environment.deadlines.call);
         let disposals = self.environment.plugins.iter().map(|plugin| async move {
-            dispose_of(&plugin.name, plugin.plugin.dispose()).await;
+            dispose_of(&plugin.name, plugin.plugin.dispose(), bound).await;
         });
         futures_util::future::join_all(disposals).await;
         dispose_of(
             &self.environment.engine.name,
             self.environment.engine.engine.dispose(),
+            bound,
         )
         .await;
     }
 }
 
-async fn dispose_of(name: &str, disposal: impl Future<Output = tcw_abi::Result<()>>) {
-    match tokio::time::timeout(Duration::from_secs(30), disposal).await {
+async fn dispose_of(name: &str, disposal: impl Future<Output = tcw_abi::Result<()>>, bound: Duration) {
+    match tokio::time::timeout(bound, disposal).await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => tracing::warn!(name, %error, "dispose failed"),
-        Err(_) => tracing::error!(name, "dispose did not return within 30 s; it is left to itself"),
+        Err(_) => tracing::error!(
+            name,
+            "dispose did not return within {} s; it is left to itself",
+            bound.as_secs_f64()
+        ),
     }
 }
 

@@ -241,6 +241,11 @@ impl Running {
         })
     }
 
+    /// Its own log so far, for the message of a test that fails.
+    pub(crate) fn said_so_far(&self) -> String {
+        self.stderr.text()
+    }
+
     pub(crate) fn signal(&self, signal: rustix::process::Signal) {
         let id = rustix::process::Pid::from_raw(self.child.id().cast_signed()).expect("a process");
         rustix::process::kill_process(id, signal).expect("the process is there");

@@ -15,7 +15,7 @@ pub(crate) fn build_directory() -> PathBuf {
         .to_owned()
 }
 
-fn existing(path: PathBuf, command: &str) -> PathBuf {
+pub(crate) fn existing(path: PathBuf, command: &str) -> PathBuf {
     assert!(
         path.exists(),
         "{} is not built: run {command}, or tests/run.sh, which does",

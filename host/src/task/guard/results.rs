@@ -8,16 +8,17 @@ use tcw_abi::engine::{ExtractedFile, FolderStream, Report, ResultSet};
 use tcw_abi::io::Handle;
 
 use super::{Revocable, reserved};
+use crate::task::shared::Task;
 
 /// Takes the result set back when it is dropped.
 pub(in crate::task) struct LentResults(Arc<Guarded>);
 
 impl LentResults {
-    pub(in crate::task) fn new(results: Arc<dyn ResultSet>) -> Self {
+    pub(in crate::task) fn new(results: Arc<dyn ResultSet>, task: &Arc<Task>) -> Self {
         let over = "the task is resolved: what its sandbox left cannot be read any more";
         LentResults(Arc::new(Guarded {
             report: results.report(),
-            results: Arc::new(Revocable::new(results, over)),
+            results: Arc::new(Revocable::new(results, over, task)),
         }))
     }
 
@@ -44,11 +45,13 @@ impl ResultSet for Guarded {
     }
 
     async fn extract_file(&self, path: String) -> Result<ExtractedFile> {
-        self.results.get()?.extract_file(path).await
+        let answer = self.results.get()?.extract_file(path).await;
+        self.results.judge("extract_file", answer)
     }
 
     async fn extract_folder(&self, path: String) -> Result<Arc<dyn FolderStream>> {
-        let stream = self.results.get()?.extract_folder(path).await?;
+        let answer = self.results.get()?.extract_folder(path).await;
+        let stream = self.results.judge("extract_folder", answer)?;
         Ok(Arc::new(GuardedFolder {
             results: Arc::clone(&self.results),
             stream,
@@ -56,7 +59,8 @@ impl ResultSet for Guarded {
     }
 
     async fn archive(&self) -> Result<Handle> {
-        self.results.get()?.archive().await
+        let answer = self.results.get()?.archive().await;
+        self.results.judge("archive", answer)
     }
 
     async fn dispose(&self) -> Result<()> {
@@ -74,6 +78,6 @@ struct GuardedFolder {
 impl FolderStream for GuardedFolder {
     async fn next(&self) -> Result<Option<ExtractedFile>> {
         self.results.get()?;
-        self.stream.next().await
+        self.results.judge("next", self.stream.next().await)
     }
 }
