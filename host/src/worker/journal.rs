@@ -13,6 +13,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{Sender, channel};
+use std::thread::JoinHandle;
 
 use rusqlite::{Connection, OptionalExtension, params};
 use rustix::fs::FlockOperation;
@@ -95,9 +96,26 @@ type Work = Box<dyn FnOnce(&mut Connection) + Send>;
 /// The journal. Cheap to clone; the file is closed and unlocked when the last clone is gone.
 #[derive(Clone)]
 pub struct Journal {
-    work: Sender<Work>,
+    thread: Arc<Thread>,
     path: Arc<PathBuf>,
-    _lock: Arc<File>,
+}
+
+/// The thread that writes. It closes the file, and only then is the directory unlocked.
+struct Thread {
+    work: Option<Sender<Work>>,
+    thread: Option<JoinHandle<()>>,
+    _lock: File,
+}
+
+impl Drop for Thread {
+    fn drop(&mut self) {
+        // Without a sender it ends after what it was given already.
+        self.work.take();
+        if let Some(thread) = self.thread.take() {
+            // A panic there was said when it happened.
+            let _ = thread.join();
+        }
+    }
 }
 
 impl Journal {
@@ -128,7 +146,7 @@ impl Journal {
         let mut connection = Connection::open(&path).map_err(failed)?;
         prepare(&mut connection, &path)?;
         let (work, tasks) = channel::<Work>();
-        std::thread::Builder::new()
+        let thread = std::thread::Builder::new()
             .name("tcw-journal".into())
             .spawn(move || {
                 for task in tasks {
@@ -137,9 +155,12 @@ impl Journal {
             })
             .map_err(unusable)?;
         Ok(Journal {
-            work,
+            thread: Arc::new(Thread {
+                work: Some(work),
+                thread: Some(thread),
+                _lock: lock,
+            }),
             path: Arc::new(path),
-            _lock: Arc::new(lock),
         })
     }
 
@@ -274,7 +295,8 @@ impl Journal {
             // Whoever asked may have gone; the record is made all the same.
             let _ = answer.send(work(connection));
         });
-        self.work.send(work).map_err(|_| JournalError::Gone)?;
+        let sender = self.thread.work.as_ref().ok_or(JournalError::Gone)?;
+        sender.send(work).map_err(|_| JournalError::Gone)?;
         let result = result.await.map_err(|_| JournalError::Gone)?;
         result.map_err(|error| JournalError::Database {
             path: self.path.as_ref().clone(),
