@@ -167,19 +167,19 @@ pub struct FakeResult {
 impl FakeResult {
     /// Without files.
     pub fn new(report: Report) -> Arc<FakeResult> {
-        Self::with_files(report, [])
+        Self::with_files::<String>(report, [])
     }
 
     /// With files.
-    pub fn with_files(
+    pub fn with_files<P: Into<String>>(
         report: Report,
-        files: impl IntoIterator<Item = (&'static str, FakeFile)>,
+        files: impl IntoIterator<Item = (P, FakeFile)>,
     ) -> Arc<FakeResult> {
         Arc::new(FakeResult {
             report,
             files: files
                 .into_iter()
-                .map(|(path, file)| (path.to_owned(), file))
+                .map(|(path, file)| (path.into(), file))
                 .collect(),
         })
     }
