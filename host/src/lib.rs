@@ -1,6 +1,7 @@
 //! tcw-host: the library behind the binary.
 
 pub mod assembly;
+pub mod check;
 pub mod cli;
 pub mod config;
 pub mod library;

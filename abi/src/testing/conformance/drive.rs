@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::Failure;
@@ -11,7 +11,7 @@ use super::purpose::Purpose;
 use crate::engine::Display;
 
 /// What stands in a check file.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct Drive {
     /// The engine's configuration.
@@ -39,7 +39,7 @@ pub struct Drive {
 }
 
 /// How a plugin is driven.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct PluginDrive {
     /// The plugin's configuration.
@@ -51,7 +51,7 @@ pub struct PluginDrive {
 }
 
 /// A case that is not run.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Skip {
     /// Its name.
@@ -61,7 +61,7 @@ pub struct Skip {
 }
 
 /// How shells are driven.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct ShellDrive {
     /// A command with `{script}` in it; with `script` in the check file, `/bin/sh -c` without this.

@@ -1,4 +1,6 @@
-//! `tcw-host library`: what files say about themselves, without running any of their code.
+//! `tcw-host library`: what files say about themselves, and whether they do what they have to.
+
+mod check;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -6,8 +8,8 @@ use std::process::ExitCode;
 use clap::{Args, Subcommand};
 use serde_json::json;
 
-use super::outcome::{Failure, status};
-use super::terminal;
+use crate::cli::outcome::{Failure, status};
+use crate::cli::terminal;
 use crate::library::{Inspection, LibraryError, find, inspect};
 
 #[derive(Args, Debug)]
@@ -33,16 +35,37 @@ enum Commands {
         #[arg(long)]
         json: bool,
     },
+    /// Run the cases that every engine and every plugin has to pass, each in a process of its own
+    Check(check::Arguments),
+    /// For this program itself: supervises one case
+    #[command(hide = true)]
+    SuperviseCase { directory: PathBuf },
+    /// For this program itself: runs one case
+    #[command(hide = true)]
+    RunCase {
+        directory: PathBuf,
+        #[arg(long)]
+        stage: usize,
+    },
 }
 
 pub(super) async fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
-    // Reading files of many megabytes is nothing for the threads that poll.
-    tokio::task::spawn_blocking(move || match arguments.command {
-        Commands::List { paths } => list(&paths),
-        Commands::Inspect { files, json } => inspect_all(&files, json),
-    })
-    .await
-    .map_err(Failure::general)?
+    match arguments.command {
+        // Reading files of many megabytes is nothing for the threads that poll.
+        Commands::List { paths } => blocking(move || list(&paths)).await,
+        Commands::Inspect { files, json } => blocking(move || inspect_all(&files, json)).await,
+        Commands::Check(arguments) => check::run(arguments).await,
+        Commands::SuperviseCase { directory } => check::supervise(&directory).await,
+        Commands::RunCase { directory, stage } => check::run_case(&directory, stage).await,
+    }
+}
+
+async fn blocking(
+    work: impl FnOnce() -> Result<ExitCode, Failure> + Send + 'static,
+) -> Result<ExitCode, Failure> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(Failure::general)?
 }
 
 fn list(paths: &[PathBuf]) -> Result<ExitCode, Failure> {
