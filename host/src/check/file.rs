@@ -95,7 +95,7 @@ mod tests {
     fn mistakes_are_named_with_their_place() {
         assert_eq!(
             refused("enigne: {}\n"),
-            "it does not fit:\n  `enigne` is not a known key; did you mean `engine`?"
+            "it does not fit:\n  `enigne` is not a known key; `engine` is the nearest"
         );
         assert!(refused("skip: [{case: log/live}]\n").contains("`skip[0].why`"));
         assert_eq!(
