@@ -25,7 +25,7 @@ pub async fn run(directory: &Path, stage: usize) -> io::Result<()> {
     let loader = Loader::new(&job.state, Diagnostics::start());
     let path = job.library.clone();
     let loaded = tokio::task::spawn_blocking(move || loader.load(&path)).await?;
-    let outcome = match (&job.task, loaded) {
+    let result = match (&job.task, loaded) {
         (Task::Describe, Err(error)) => {
             place.write("described", &Described::Unloadable(error.to_string()))?;
             Outcome::Passed
@@ -37,18 +37,25 @@ pub async fn run(directory: &Path, stage: usize) -> io::Result<()> {
         (_, Err(error)) => Outcome::Failed(error.to_string()),
         (_, Ok(library)) => match run_case(&job, &place, &library, drive, stage).await {
             Ok(()) => Outcome::Passed,
-            Err(failure) if failure.applies() => Outcome::Failed(failure.to_string()),
-            Err(failure) => Outcome::NotApplicable(failure.to_string()),
+            Err(failure) => outcome(&failure),
         },
     };
-    let passed = outcome == Outcome::Passed;
-    place.write(&format!("result-{stage}"), &outcome)?;
+    let passed = result == Outcome::Passed;
+    place.write(&format!("result-{stage}"), &result)?;
     if passed && stage + 1 < job.stages {
         // As by a power loss: nothing is unwound, no destructor runs.
         kill_process(getpid(), Signal::KILL)?;
         std::future::pending::<()>().await;
     }
     Ok(())
+}
+
+fn outcome(failure: &Failure) -> Outcome {
+    if failure.applies() {
+        Outcome::Failed(failure.to_string())
+    } else {
+        Outcome::NotApplicable(failure.to_string())
+    }
 }
 
 async fn describe(library: &Library, drive: &Drive, place: &Place) -> Described {
@@ -94,12 +101,17 @@ async fn run_case(
     stage: usize,
 ) -> Result<(), Failure> {
     let steps = place.step();
+    let early = place.clone();
     let setting = Setting {
         drive,
         directory: place.files(),
         on_step: Box::new(move |step| {
             // Only for people who look for the reason of a hang.
             let _ = std::fs::write(&steps, step);
+        }),
+        on_failure: Box::new(move |failure| {
+            // The supervisor says what it finds; without this it would only know of the hang that follows.
+            let _ = early.write(&format!("result-{stage}"), &outcome(failure));
         }),
         validate: Some(Arc::new(validate) as Validate),
     };

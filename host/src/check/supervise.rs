@@ -89,11 +89,16 @@ async fn run_stage(place: &Place, job: &Job, stage: usize, last: bool) -> io::Re
             }
         }
     });
+    let result = || place.read::<Outcome>(&format!("result-{stage}"));
     let Ok(status) = ended.await else {
+        if let Ok(outcome @ (Outcome::Failed(_) | Outcome::NotApplicable(_))) = result() {
+            // It hung while it cleaned up after that.
+            return Ok(outcome);
+        }
         let text = format!("it did not end within {} s", limit.as_secs_f32());
         return Ok(Outcome::Failed(with_place(text, place)));
     };
-    let Ok(outcome) = place.read::<Outcome>(&format!("result-{stage}")) else {
+    let Ok(outcome) = result() else {
         let text = format!("the process that ran it {}", in_words(status));
         return Ok(Outcome::Failed(with_place(text, place)));
     };

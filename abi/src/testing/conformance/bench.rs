@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde_json::Value;
 
-use super::{Drive, Failure, Purpose, Setting, Stage, Validate};
+use super::{Drive, Failure, OnFailure, Purpose, Setting, Stage, Validate};
 use crate::engine::{
     Engine, EngineDescription, EngineProvider, Report, ResultSet, Sandbox, SandboxBuilder, VariableClass,
 };
@@ -45,11 +45,15 @@ impl Deref for Bench {
 }
 
 impl Bench {
-    pub(super) async fn new(provider: Arc<dyn EngineProvider>, setting: Setting) -> Result<Bench, Failure> {
+    pub(super) async fn new(
+        provider: Arc<dyn EngineProvider>,
+        setting: Setting,
+    ) -> Result<(Bench, OnFailure), Failure> {
         let Setting {
             drive,
             directory,
             on_step,
+            on_failure,
             validate,
         } = setting;
         let stage = Stage::new(drive.timeout(), on_step);
@@ -70,7 +74,7 @@ impl Bench {
                 provider.new_engine(services.services(), configuration),
             )
             .await?;
-        Ok(Bench {
+        let bench = Bench {
             description: engine.description(),
             stage,
             drive,
@@ -79,7 +83,8 @@ impl Bench {
             provider,
             engine,
             open: Mutex::default(),
-        })
+        };
+        Ok((bench, on_failure))
     }
 
     /// What made the engine.

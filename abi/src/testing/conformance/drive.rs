@@ -8,7 +8,8 @@ use serde_json::Value;
 
 use super::Failure;
 use super::purpose::Purpose;
-use crate::engine::Display;
+use crate::engine::{Display, feature};
+use crate::plugin::PluginProviderDescription;
 
 /// What stands in a check file.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -48,6 +49,27 @@ pub struct PluginDrive {
     pub payload: Option<Value>,
     /// Files that the sandbox leaves: text by path.
     pub files: BTreeMap<String, String>,
+    /// The features of the engine that it is given; without it all that it requires or can use, with one dialect,
+    /// generic-worker's if it knows that.
+    pub features: Option<Vec<String>>,
+}
+
+impl PluginDrive {
+    /// The features of the engine that the plugin is given.
+    pub(super) fn features(&self, said: &PluginProviderDescription) -> Vec<String> {
+        if let Some(features) = &self.features {
+            return features.clone();
+        }
+        let mut features: Vec<String> = said.requires.iter().chain(&said.optional).cloned().collect();
+        // No engine has two dialects.
+        if features
+            .iter()
+            .any(|name| name == feature::DIALECT_GENERIC_WORKER)
+        {
+            features.retain(|name| name != feature::DIALECT_DOCKER_WORKER);
+        }
+        features
+    }
 }
 
 /// A case that is not run.

@@ -141,6 +141,9 @@ impl Case {
 /// Answers what is wrong with a value by a JSON Schema; the SDK has no validator of its own.
 pub type Validate = Arc<dyn Fn(&Value, &Value) -> Result<(), String> + Send + Sync>;
 
+/// Is told what went wrong.
+pub type OnFailure = Box<dyn Fn(&Failure) + Send + Sync>;
+
 /// What a case is run with.
 pub struct Setting {
     /// The vendor's check file.
@@ -149,6 +152,8 @@ pub struct Setting {
     pub directory: PathBuf,
     /// Called with the name of each step as it begins, so that it is known where a case hangs.
     pub on_step: Box<dyn Fn(&str) + Send + Sync>,
+    /// Called with what went wrong before anything is cleaned up, which may hang.
+    pub on_failure: OnFailure,
     /// Checks payloads and configurations by their schemas; `None`: they are not checked.
     pub validate: Option<Validate>,
 }
@@ -160,6 +165,7 @@ impl Setting {
             drive,
             directory,
             on_step: Box::new(|_| {}),
+            on_failure: Box::new(|_| {}),
             validate: None,
         }
     }
@@ -176,11 +182,14 @@ pub async fn run_engine_case(
     let Some(run) = case.stages.get(stage) else {
         return Err(Failure::new(format!("{} has no stage {stage}", case.name)));
     };
-    let bench = Bench::new(provider, setting).await?;
-    let outcome = run(&bench).await;
+    let (bench, on_failure) = Bench::new(provider, setting).await?;
+    let outcome = run(&bench).await.map_err(|failure| bench.explain(failure));
+    if let Err(failure) = &outcome {
+        on_failure(failure);
+    }
     let torn_down = bench.tear_down().await;
     // What went wrong first is what matters; what was torn down in the middle may complain.
-    outcome.and(torn_down).map_err(|failure| bench.explain(failure))
+    outcome.and(torn_down.map_err(|failure| bench.explain(failure)))
 }
 
 /// The same for a plugin. `name` is the plugin's.
@@ -190,10 +199,13 @@ pub async fn run_plugin_case(
     provider: Arc<dyn PluginProvider>,
     setting: Setting,
 ) -> Result<(), Failure> {
-    let bench = PluginBench::new(name, provider, setting).await?;
-    let outcome = (case.run)(&bench).await;
+    let (bench, on_failure) = PluginBench::new(name, provider, setting).await?;
+    let outcome = (case.run)(&bench).await.map_err(|failure| bench.explain(failure));
+    if let Err(failure) = &outcome {
+        on_failure(failure);
+    }
     let torn_down = bench.tear_down().await;
-    outcome.and(torn_down).map_err(|failure| bench.explain(failure))
+    outcome.and(torn_down.map_err(|failure| bench.explain(failure)))
 }
 
 #[cfg(test)]

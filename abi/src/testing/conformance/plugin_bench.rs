@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use serde_json::{Map, Value};
 
-use super::{Drive, Failure, PluginDrive, Setting, Stage, Validate};
+use super::{Drive, Failure, OnFailure, PluginDrive, Setting, Stage, Validate};
 use crate::engine::{EngineDescription, Report};
 use crate::error::{ErrorKind, Result as LibraryResult};
 use crate::plugin::{ExceptionReason, Plugin, PluginDescription, PluginProvider, TaskPlugin};
@@ -46,11 +46,12 @@ impl PluginBench {
         name: &str,
         provider: Arc<dyn PluginProvider>,
         setting: Setting,
-    ) -> Result<PluginBench, Failure> {
+    ) -> Result<(PluginBench, OnFailure), Failure> {
         let Setting {
             drive,
             directory,
             on_step,
+            on_failure,
             validate,
         } = setting;
         let stage = Stage::new(drive.timeout(), on_step);
@@ -67,9 +68,8 @@ impl PluginBench {
                 ))
             })?;
         }
-        // An engine that has all that the plugin can make use of.
         let engine = Arc::new(FakeEngineHandle(EngineDescription {
-            features: said.requires.iter().chain(&said.optional).cloned().collect(),
+            features: drive.features(&said),
             ..EngineDescription::default()
         }));
         let plugin = stage
@@ -78,7 +78,7 @@ impl PluginBench {
                 provider.new_plugin(services.services(), engine, configuration),
             )
             .await?;
-        Ok(PluginBench {
+        let bench = PluginBench {
             description: plugin.description(),
             stage,
             drive,
@@ -86,7 +86,8 @@ impl PluginBench {
             provider,
             plugin,
             unfinished: Mutex::default(),
-        })
+        };
+        Ok((bench, on_failure))
     }
 
     /// What made the plugin.
