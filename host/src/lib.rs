@@ -5,6 +5,7 @@ pub mod check;
 pub mod cli;
 pub mod config;
 pub mod library;
+pub mod lint;
 pub mod queue;
 pub mod schema;
 pub mod services;

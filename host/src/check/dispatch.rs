@@ -16,7 +16,7 @@ use serde_json::Value;
 use tcw_abi::testing::conformance::Drive;
 use tokio::process::Command;
 
-use super::job::{Described, Job, Outcome, Place, Task};
+use super::job::{Answer, Described, Job, Outcome, Place, Task};
 use super::plan::{Entry, Plan, UnknownCase};
 
 /// Somebody wants it to end.
@@ -82,24 +82,30 @@ impl Dispatch {
         })
     }
 
-    /// Loads the library in another process, and answers which cases there are.
+    /// Which cases there are.
     pub async fn plan(&self) -> Result<Plan, CheckError> {
+        let described = self.described().await?;
+        let engine = described.engine.map(|engine| engine.description);
+        let plugins: Vec<String> = described.plugins.into_iter().map(|plugin| plugin.name).collect();
+        Plan::new(engine.as_ref(), &plugins, &self.drive).map_err(CheckError::Skip)
+    }
+
+    /// Loads the library in another process, and answers what it says about itself.
+    pub async fn described(&self) -> Result<Described, CheckError> {
         let trouble = |error| CheckError::Place {
             place: self.scratch.clone(),
             error,
         };
         let (place, outcome) = self.supervised(Task::Describe, 1).await.map_err(trouble)?;
-        if let Outcome::Failed(text) = outcome {
-            return Err(CheckError::Unloadable(format!(
+        match (place.read("described"), outcome) {
+            (Ok(Answer::Unloadable(text)), _) => Err(CheckError::Unloadable(text)),
+            (Ok(Answer::Loaded(described)), Outcome::Passed) => Ok(described),
+            (_, Outcome::Failed(text)) => Err(CheckError::Unloadable(format!(
                 "{}: it cannot be loaded: {text}",
                 self.library.display()
-            )));
-        }
-        match place.read("described").map_err(trouble)? {
-            Described::Unloadable(text) => Err(CheckError::Unloadable(text)),
-            Described::Loaded { engine, plugins } => {
-                Plan::new(engine.as_ref(), &plugins, &self.drive).map_err(CheckError::Skip)
-            }
+            ))),
+            (Err(error), _) => Err(trouble(error)),
+            (Ok(Answer::Loaded(described)), _) => Ok(described),
         }
     }
 

@@ -50,16 +50,43 @@ pub(super) struct Job {
     pub(super) dispatcher: u32,
 }
 
-/// What the process that describes a library answers.
+/// What a library says about itself once it is loaded.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub(super) enum Described {
+pub struct Described {
+    /// The library's name.
+    pub name: String,
+    /// `None` for a library without one.
+    pub engine: Option<EngineSaid>,
+    /// By the order of the manifest.
+    pub plugins: Vec<PluginSaid>,
+}
+
+/// What an engine says about itself.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct EngineSaid {
+    /// `null`: it takes none.
+    pub configuration_schema: Value,
+    /// Its description, or why it could not be made.
+    pub description: Result<Value, String>,
+}
+
+/// What a plugin says about itself.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct PluginSaid {
+    /// Its name.
+    pub name: String,
+    /// The provider's description.
+    pub provider: Value,
+    /// The plugin's own, or why it could not be made.
+    pub description: Result<Value, String>,
+}
+
+/// What the process that describes a library writes.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) enum Answer {
     /// The loader's words.
     Unloadable(String),
-    /// The engine's description, or why there is none; `None` for a library without one.
-    Loaded {
-        engine: Option<Result<Value, String>>,
-        plugins: Vec<String>,
-    },
+    Loaded(Described),
 }
 
 /// The directory of one case.
@@ -90,6 +117,11 @@ impl Place {
     /// Folders and leases of the case.
     pub(super) fn files(&self) -> PathBuf {
         self.0.join("files")
+    }
+
+    /// Temporary files of the case's process.
+    pub(super) fn temporary(&self) -> PathBuf {
+        self.0.join("tmp")
     }
 
     /// What the case's process writes on its streams.

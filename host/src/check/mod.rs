@@ -22,7 +22,7 @@ mod run;
 mod supervise;
 
 pub use dispatch::{CheckError, Dispatch, Interrupted};
-pub use job::Outcome;
+pub use job::{Described, EngineSaid, Outcome, PluginSaid};
 pub use plan::{Entry, Plan, Totals, UnknownCase};
 pub use run::run;
 pub use supervise::supervise;

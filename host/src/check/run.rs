@@ -6,10 +6,12 @@ use std::sync::Arc;
 
 use rustix::process::{Signal, getpid, kill_process};
 use serde_json::Value;
-use tcw_abi::testing::FakeServices;
+use tcw_abi::engine::EngineDescription;
+use tcw_abi::services::Services;
 use tcw_abi::testing::conformance::{self, Drive, Failure, Setting, Validate};
+use tcw_abi::testing::{FakeEngineHandle, FakeServices};
 
-use super::job::{Described, Job, Outcome, Place, Task};
+use super::job::{Answer, Described, EngineSaid, Job, Outcome, Place, PluginSaid, Task};
 use crate::library::{Diagnostics, Library, Loader};
 use crate::schema::ObjectSchema;
 
@@ -27,11 +29,20 @@ pub async fn run(directory: &Path, stage: usize) -> io::Result<()> {
     let loaded = tokio::task::spawn_blocking(move || loader.load(&path)).await?;
     let result = match (&job.task, loaded) {
         (Task::Describe, Err(error)) => {
-            place.write("described", &Described::Unloadable(error.to_string()))?;
+            place.write("described", &Answer::Unloadable(error.to_string()))?;
             Outcome::Passed
         }
         (Task::Describe, Ok(library)) => {
-            place.write("described", &describe(&library, &drive, &place).await)?;
+            let answer = match describe(&library, &drive, &place).await {
+                Ok(described) => Answer::Loaded(described),
+                Err(error) => {
+                    let path = job.library.display();
+                    Answer::Unloadable(format!(
+                        "{path}: it does not provide what its manifest says: {error}"
+                    ))
+                }
+            };
+            place.write("described", &answer)?;
             Outcome::Passed
         }
         (_, Err(error)) => Outcome::Failed(error.to_string()),
@@ -58,32 +69,81 @@ fn outcome(failure: &Failure) -> Outcome {
     }
 }
 
-async fn describe(library: &Library, drive: &Drive, place: &Place) -> Described {
-    let engine = if library.manifest.engine {
-        let made = async {
-            let provider = library.root.engine_provider().await?;
-            let schema = provider.description().configuration_schema;
-            validate(&schema, &drive.engine)
-                .map_err(|error| tcw_abi::Error::malformed(format!("`engine` in the check file: {error}")))?;
-            let services = FakeServices::within(&place.files())?;
-            let engine = provider
-                .new_engine(services.services(), or_object(&drive.engine))
-                .await?;
-            let description = engine.description();
-            engine.dispose().await?;
-            serde_json::to_value(description).map_err(|error| tcw_abi::Error::internal(error.to_string()))
-        };
-        Some(
-            made.await
-                .map_err(|error: tcw_abi::Error| format!("the engine cannot be made: {error}")),
-        )
-    } else {
-        None
+async fn describe(library: &Library, drive: &Drive, place: &Place) -> Result<Described, tcw_abi::Error> {
+    let services = FakeServices::within(&place.files())?.services();
+    let engine = match library.manifest.engine {
+        true => Some(describe_engine(library, drive, &services).await?),
+        false => None,
     };
-    Described::Loaded {
-        engine,
-        plugins: library.manifest.plugins.clone(),
+    let mut plugins = Vec::new();
+    for (index, name) in (0..).zip(&library.manifest.plugins) {
+        plugins.push(describe_plugin(library, index, name, drive, &services).await?);
     }
+    Ok(Described {
+        name: library.manifest.name.clone(),
+        engine,
+        plugins,
+    })
+}
+
+async fn describe_engine(
+    library: &Library,
+    drive: &Drive,
+    services: &Arc<dyn Services>,
+) -> Result<EngineSaid, tcw_abi::Error> {
+    let provider = library.root.engine_provider().await?;
+    let configuration_schema = provider.description().configuration_schema;
+    let made = async {
+        validate(&configuration_schema, &drive.engine)
+            .map_err(|error| tcw_abi::Error::malformed(format!("`engine` in the check file: {error}")))?;
+        let engine = provider
+            .new_engine(Arc::clone(services), or_object(&drive.engine))
+            .await?;
+        let description = engine.description();
+        engine.dispose().await?;
+        to_value(&description)
+    };
+    Ok(EngineSaid {
+        description: made
+            .await
+            .map_err(|error: tcw_abi::Error| format!("the engine cannot be made: {error}")),
+        configuration_schema,
+    })
+}
+
+async fn describe_plugin(
+    library: &Library,
+    index: u32,
+    name: &str,
+    drive: &Drive,
+    services: &Arc<dyn Services>,
+) -> Result<PluginSaid, tcw_abi::Error> {
+    let provider = library.root.plugin_provider(index).await?;
+    let said = provider.description();
+    let drive = drive.plugins.get(name).cloned().unwrap_or_default();
+    let made = async {
+        let engine = Arc::new(FakeEngineHandle(EngineDescription {
+            features: drive.features(&said),
+            ..EngineDescription::default()
+        }));
+        let plugin = provider
+            .new_plugin(Arc::clone(services), engine, or_object(&drive.configuration))
+            .await?;
+        let description = plugin.description();
+        plugin.dispose().await?;
+        to_value(&description)
+    };
+    Ok(PluginSaid {
+        name: name.to_owned(),
+        description: made
+            .await
+            .map_err(|error: tcw_abi::Error| format!("the plugin cannot be made: {error}")),
+        provider: to_value(&said)?,
+    })
+}
+
+fn to_value(value: &impl serde::Serialize) -> Result<Value, tcw_abi::Error> {
+    serde_json::to_value(value).map_err(|error| tcw_abi::Error::internal(error.to_string()))
 }
 
 fn or_object(value: &Value) -> Value {

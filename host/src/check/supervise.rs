@@ -60,11 +60,15 @@ async fn run_stages(place: &Place, job: &Job) -> io::Result<Outcome> {
 async fn run_stage(place: &Place, job: &Job, stage: usize, last: bool) -> io::Result<Outcome> {
     let (sender, mut reaped) = mpsc::unbounded_channel::<(Pid, WaitStatus)>();
     let output = File::options().create(true).append(true).open(place.output())?;
+    let temporary = place.temporary();
+    fs::create_dir_all(&temporary)?;
     let child = Command::new(std::env::current_exe()?)
         .args(["library", "run-case"])
         .arg(place.path())
         .args(["--stage", &stage.to_string()])
         .env(INHERITED.0, INHERITED.1)
+        // What a process that dies leaves there goes with the case.
+        .env("TMPDIR", &temporary)
         .stdin(Stdio::null())
         .stdout(output.try_clone()?)
         .stderr(output)

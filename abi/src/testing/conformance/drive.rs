@@ -56,7 +56,7 @@ pub struct PluginDrive {
 
 impl PluginDrive {
     /// The features of the engine that the plugin is given.
-    pub(super) fn features(&self, said: &PluginProviderDescription) -> Vec<String> {
+    pub fn features(&self, said: &PluginProviderDescription) -> Vec<String> {
         if let Some(features) = &self.features {
             return features.clone();
         }

@@ -79,7 +79,8 @@ pub(super) async fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
     }
 }
 
-fn drive(library: &Path, config: Option<&Path>) -> Result<Drive, Failure> {
+/// The check file that was given, or the one beside the library.
+pub(super) fn drive(library: &Path, config: Option<&Path>) -> Result<Drive, Failure> {
     let beside = file::beside(library);
     match config {
         Some(given) => file::read(given).map_err(Failure::usage),

@@ -1,6 +1,7 @@
 //! `tcw-host library`: what files say about themselves, and whether they do what they have to.
 
 mod check;
+mod lint;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -37,6 +38,8 @@ enum Commands {
     },
     /// Run the cases that every engine and every plugin has to pass, each in a process of its own
     Check(check::Arguments),
+    /// Is the file fit to be shipped: exports, panics, size, what it needs, schemas, documentation
+    Lint(lint::Arguments),
     /// For this program itself: supervises one case
     #[command(hide = true)]
     SuperviseCase { directory: PathBuf },
@@ -55,6 +58,7 @@ pub(super) async fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
         Commands::List { paths } => blocking(move || list(&paths)).await,
         Commands::Inspect { files, json } => blocking(move || inspect_all(&files, json)).await,
         Commands::Check(arguments) => check::run(arguments).await,
+        Commands::Lint(arguments) => lint::run(arguments).await,
         Commands::SuperviseCase { directory } => check::supervise(&directory).await,
         Commands::RunCase { directory, stage } => check::run_case(&directory, stage).await,
     }
