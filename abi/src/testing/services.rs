@@ -69,6 +69,18 @@ impl FakeServices {
         &self.root
     }
 
+    /// The temporary folders that there are.
+    pub fn folders(&self) -> Result<Vec<String>> {
+        let mut names = Vec::new();
+        for entry in std::fs::read_dir(&self.root)? {
+            let name = entry?.file_name().to_string_lossy().into_owned();
+            if name.starts_with("folder-") {
+                names.push(name);
+            }
+        }
+        Ok(names)
+    }
+
     /// What has been leased and not released.
     pub fn leases(&self) -> BTreeMap<String, Value> {
         self.leases

@@ -19,6 +19,7 @@ use crate::testing::{
 pub struct PluginBench {
     stage: Stage,
     drive: PluginDrive,
+    services: Arc<FakeServices>,
     validate: Option<Validate>,
     provider: Arc<dyn PluginProvider>,
     plugin: Arc<dyn Plugin>,
@@ -82,6 +83,7 @@ impl PluginBench {
             description: plugin.description(),
             stage,
             drive,
+            services,
             validate,
             provider,
             plugin,
@@ -103,6 +105,11 @@ impl PluginBench {
     /// What it says about itself.
     pub fn description(&self) -> &PluginDescription {
         &self.description
+    }
+
+    /// What the plugin was given.
+    pub fn services(&self) -> &Arc<FakeServices> {
+        &self.services
     }
 
     /// A task begins, with the payload of the check file, or with none.

@@ -21,6 +21,7 @@ plugin_cases! {
     "plugin/malformed", "A task whose payload is malformed (null) goes to its exception", malformed;
     "plugin/two-tasks", "Two tasks at one time do not wait for each other", two_tasks;
     "plugin/dispose-alone", "A task may be disposed of without any hook", dispose_alone;
+    "plugin/nothing-left", "Tasks leave no folder, no lease and no open descriptor behind", nothing_left;
     "plugin/idle-and-errors", "The plugin takes word of idle times and of errors in the worker", idle_and_errors;
 }
 
@@ -135,6 +136,39 @@ async fn dispose_alone(bench: &PluginBench) -> Result<(), Failure> {
         bench.begin(malformed).await?.dispose().await?;
     }
     Ok(())
+}
+
+/// Tasks of one measurement. What one of them leaves behind, all do.
+const TASKS: usize = 16;
+
+async fn nothing_left(bench: &PluginBench) -> Result<(), Failure> {
+    // What is opened once and kept is no leak.
+    live(bench, true, Some(Hook::Finished), None).await?;
+    let before = descriptors(bench)?;
+    for _ in 0..TASKS {
+        live(bench, true, Some(Hook::Finished), None).await?;
+    }
+    let services = bench.services();
+    let folders = services
+        .folders()
+        .map_err(|error| Failure::new(error.to_string()))?;
+    Failure::unless_equal(
+        "temporary folders after the tasks were disposed of",
+        folders,
+        Vec::new(),
+    )?;
+    let leases: Vec<String> = services.leases().into_keys().collect();
+    Failure::unless_equal("leases after the tasks were disposed of", leases, Vec::new())?;
+    let more = descriptors(bench)?.saturating_sub(before);
+    Failure::unless(more < TASKS, || {
+        format!("{TASKS} tasks left {more} descriptors open that were not open before")
+    })
+}
+
+/// Open descriptors of this process, without those of the case's own tasks.
+fn descriptors(bench: &PluginBench) -> Result<usize, Failure> {
+    let open = std::fs::read_dir("/proc/self/fd").map_err(|error| Failure::new(error.to_string()))?;
+    Ok(open.count().saturating_sub(bench.tasks_held()))
 }
 
 async fn idle_and_errors(bench: &PluginBench) -> Result<(), Failure> {

@@ -53,6 +53,11 @@ impl Stage {
         task
     }
 
+    /// How many tasks there are; each keeps the read end of its log open.
+    pub(super) fn tasks_held(&self) -> usize {
+        self.tasks.lock().unwrap_or_else(PoisonError::into_inner).len()
+    }
+
     /// Waits for something that has to happen.
     pub async fn within<T>(&self, what: &str, future: impl Future<Output = T>) -> Result<T, Failure> {
         self.step(what);
