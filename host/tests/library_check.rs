@@ -4,9 +4,10 @@
 mod support;
 
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use support::cli::{Place, processes_with};
+use support::cli::{Place, Running, processes_with};
 use support::{library, vendor_library};
 
 /// A file of the repository.
@@ -158,31 +159,37 @@ fn the_list_and_the_explanation_name_every_case_and_purpose() {
     }
 }
 
-/// A check whose only case runs until it is ended; answers the marker in the task's arguments.
-fn endless(place: &Place, marker: &str) -> (String, PathBuf) {
+/// A check whose tasks run until they are ended, with `marker` among their arguments, in a temporary directory of its
+/// own. Returns when a task runs.
+fn endless(place: &Place, marker: &str) -> (Running, PathBuf) {
     let config = place.file(
         "endless.yml",
         &format!("script: {{command: [[/bin/sh, -c, 'true {{script}}; exec sleep {marker}']]}}\n"),
     );
     let temporary = place.path("temporary");
     std::fs::create_dir(&temporary).expect("it can be made");
-    (config, temporary)
+    let engine = library("native_engine").display().to_string();
+    let mut command = place.tcw(&["library", "check", &engine, "--config", &config, "--only", "log"]);
+    command.env("TMPDIR", &temporary);
+    let running = place.start_command(command);
+    until("a task is started", || !processes_with(marker).is_empty());
+    (running, temporary)
+}
+
+/// Nothing tells of other processes' ends, so this looks again and again.
+fn until(what: &str, holds: impl Fn() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !holds() {
+        assert!(Instant::now() < deadline, "it is not so that {what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
 }
 
 #[test]
 fn ctrl_c_ends_everything_and_leaves_nothing() {
     let place = Place::new();
     let marker = format!("86400.{}", std::process::id());
-    let (config, temporary) = endless(&place, &marker);
-    let engine = library("native_engine").display().to_string();
-    let mut command = place.tcw(&["library", "check", &engine, "--config", &config, "--only", "log"]);
-    command.env("TMPDIR", &temporary);
-    let running = place.start_command(command);
-    let until = std::time::Instant::now() + std::time::Duration::from_secs(60);
-    while processes_with(&marker).is_empty() {
-        assert!(std::time::Instant::now() < until, "no task was started");
-        std::thread::sleep(std::time::Duration::from_millis(10));
-    }
+    let (running, temporary) = endless(&place, &marker);
     running.signal(rustix::process::Signal::INT);
     let ended = running.end();
     assert_eq!(
@@ -191,4 +198,17 @@ fn ctrl_c_ends_everything_and_leaves_nothing() {
     );
     assert_eq!(processes_with(&marker), Vec::<u32>::new());
     assert_eq!(std::fs::read_dir(&temporary).unwrap().count(), 0);
+}
+
+#[test]
+fn a_check_that_is_killed_leaves_no_process_and_no_file_either() {
+    let place = Place::new();
+    let marker = format!("86401.{}", std::process::id());
+    let (running, temporary) = endless(&place, &marker);
+    running.signal(rustix::process::Signal::KILL);
+    assert_eq!(running.end().code(), 128 + 9);
+    until("the task is ended", || processes_with(&marker).is_empty());
+    until("the files are gone", || {
+        std::fs::read_dir(&temporary).is_ok_and(|entries| entries.count() == 0)
+    });
 }

@@ -21,14 +21,19 @@ pub(super) fn adopt_orphans(parent: u32) -> std::io::Result<()> {
         rustix::process::set_parent_process_death_signal(Some(Signal::TERM))?;
     }
     // It may have ended before.
-    let now = rustix::process::getppid().map(|pid| pid.as_raw_nonzero().get().cast_unsigned());
-    if now != Some(parent) {
+    if lost_parent(parent) {
         return Err(std::io::Error::other(format!(
             "process {parent}, for which {} works, has ended",
             me.as_raw_nonzero()
         )));
     }
     Ok(())
+}
+
+/// Whether the process that started this one has ended.
+pub(super) fn lost_parent(parent: u32) -> bool {
+    let now = rustix::process::getppid().map(|pid| pid.as_raw_nonzero().get().cast_unsigned());
+    now != Some(parent)
 }
 
 /// A process below this one.

@@ -64,13 +64,12 @@ impl Dispatch {
     /// For the library at `library`, driven as its check file says.
     pub fn new(library: &Path, drive: Drive) -> Result<Self, CheckError> {
         let all = std::env::temp_dir();
-        let scratch = all.join(format!("tcw-check-{}", std::process::id()));
         let trouble = |error| CheckError::Place {
             place: all.clone(),
             error,
         };
         let drive_text = serde_json::to_value(&drive).map_err(|error| trouble(error.into()))?;
-        DirBuilder::new().mode(0o700).create(&scratch).map_err(trouble)?;
+        let scratch = scratch(&all).map_err(trouble)?;
         Ok(Dispatch {
             library: std::path::absolute(library).unwrap_or_else(|_| library.to_owned()),
             scratch,
@@ -197,7 +196,8 @@ impl Dispatch {
         }
     }
 
-    fn stop(&self) {
+    /// Ends everything that runs; what waits for it returns then.
+    pub fn stop(&self) {
         self.stopping.store(true, Ordering::Release);
         let supervisors = self
             .supervisors
@@ -206,6 +206,20 @@ impl Dispatch {
         for pid in supervisors.iter() {
             // It may have ended by itself; it is our child and not waited for yet, so the number is its own.
             let _ = kill_process(*pid, Signal::TERM);
+        }
+    }
+}
+
+/// A directory that nobody else has. Its path is short, because sockets in it have names of 107 bytes at most.
+fn scratch(all: &Path) -> io::Result<PathBuf> {
+    let mut number = 0;
+    loop {
+        let path = all.join(format!("tcw-check-{}-{number}", std::process::id()));
+        match DirBuilder::new().mode(0o700).create(&path) {
+            // Of an earlier process with the same id.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && number < 1000 => number += 1,
+            Err(error) => return Err(error),
+            Ok(()) => return Ok(path),
         }
     }
 }

@@ -42,7 +42,16 @@ pub async fn supervise(directory: &Path) -> io::Result<()> {
             place.write("outcome", &Outcome::Failed(text))
         }
         Some(outcome) => place.write("outcome", &outcome),
-        None => Ok(()),
+        None => {
+            if descendants::lost_parent(job.dispatcher)
+                && let Some(scratch) = place.path().parent()
+            {
+                // Killed in a way that it could not clean up after. Several supervisors may come here at one time, and
+                // what one of them finds removed is no error.
+                let _ = fs::remove_dir_all(scratch);
+            }
+            Ok(())
+        }
     }
 }
 

@@ -48,9 +48,17 @@ pub(super) async fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
     // Before anything is started: who interrupts from now on gets an orderly end.
     let mut signals = Signals::new()?;
     let dispatch = Dispatch::new(library, drive).map_err(failure)?;
-    let mut plan = tokio::select! {
-        plan = dispatch.plan() => plan.map_err(failure)?,
-        _ = signals.next() => return Ok(status(130)),
+    let mut plan = {
+        let mut planning = std::pin::pin!(dispatch.plan());
+        tokio::select! {
+            plan = &mut planning => plan.map_err(failure)?,
+            _ = signals.next() => {
+                dispatch.stop();
+                // What it would have said does not matter any more.
+                let _ = planning.await;
+                return Ok(interrupted());
+            }
+        }
     };
     plan.only(&arguments.only).map_err(Failure::usage)?;
     let mut report = Report::new(arguments.json, library);
@@ -71,12 +79,14 @@ pub(super) async fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
         )
         .await;
     match ran {
-        Err(Interrupted) => {
-            terminal::say("tcw-host: interrupted; everything that ran is ended");
-            Ok(status(130))
-        }
+        Err(Interrupted) => Ok(interrupted()),
         Ok(()) => report.end(),
     }
+}
+
+fn interrupted() -> ExitCode {
+    terminal::say("tcw-host: interrupted; everything that ran is ended");
+    status(130)
 }
 
 /// The check file that was given, or the one beside the library.
@@ -190,8 +200,8 @@ impl Report {
         let name = &entry.name;
         match outcome {
             Outcome::Passed => format!("{} {name}", self.coloured("passed", 32)),
-            Outcome::Skipped(why) => format!("{} {name}: {why}", self.coloured("skipped", 33)),
-            Outcome::NotApplicable(why) => format!("{} {name}: {why}", self.coloured("n/a", 2)),
+            Outcome::Skipped(why) => format!("{} {name}: {}", self.coloured("skipped", 33), plain(why)),
+            Outcome::NotApplicable(why) => format!("{} {name}: {}", self.coloured("n/a", 2), plain(why)),
             Outcome::Failed(why) => {
                 let mut text = format!("{} {name}: {}", self.coloured("FAILED", 31), entry.about);
                 for line in why.lines() {
