@@ -129,14 +129,7 @@ fn explain(json: bool) -> Result<ExitCode, Failure> {
         return Ok(ExitCode::SUCCESS);
     }
     let mut text = String::from("KEYS OF A CHECK FILE (--explain --json: its JSON Schema)\n");
-    for (key, schema) in file::schema()["properties"].as_object().into_iter().flatten() {
-        let about = schema["description"].as_str().unwrap_or("How shells are driven.");
-        text += &format!("  {key}\n      {about}\n");
-        for (inner, schema) in schema["properties"].as_object().into_iter().flatten() {
-            let about = schema["description"].as_str().unwrap_or_default();
-            text += &format!("    {inner}\n      {about}\n");
-        }
-    }
+    keys(file::schema(), "", &mut text);
     text += "\nPURPOSES: what a payload under `payloads` has to make the task do. A word in braces is chosen by the case\n\
              and replaced in every string of the payload.\n";
     for purpose in purpose::ALL {
@@ -149,6 +142,17 @@ fn explain(json: bool) -> Result<ExitCode, Failure> {
     }
     terminal::print(text)?;
     Ok(ExitCode::SUCCESS)
+}
+
+fn keys(schema: &Value, place: &str, text: &mut String) {
+    for (key, inner) in schema["properties"].as_object().into_iter().flatten() {
+        let path = format!("{place}{key}");
+        if let Some(about) = inner["description"].as_str() {
+            *text += &format!("  {path}\n      {about}\n");
+        }
+        keys(inner, &format!("{path}."), text);
+        keys(&inner["additionalProperties"], &format!("{path}.NAME."), text);
+    }
 }
 
 /// What is written while the cases run.
