@@ -268,3 +268,154 @@ fn hooks_of_a_plugin_that_go_wrong_fail_the_case_that_calls_them() {
             .starts_with("Plugin.new_task_plugin has to succeed, and answered: ")
     );
 }
+
+#[test]
+fn every_group_has_cases_that_an_engine_which_answers_errors_fails() {
+    let engine = library("mock_engine");
+    for (case, purpose, function, at, called) in [
+        (
+            "environment/print",
+            "print-variable",
+            "print-env-var",
+            "set-environment-variable",
+            "SandboxBuilder.set_environment_variable(",
+        ),
+        (
+            "put-file/extracted",
+            "silent",
+            "'true'",
+            "put-file",
+            "SandboxBuilder.put_file",
+        ),
+        (
+            "artifacts/text-file",
+            "write-files",
+            "write-files",
+            "extract-file",
+            "ResultSet.extract_file",
+        ),
+        (
+            "artifacts/nested-folder",
+            "write-files",
+            "write-files",
+            "extract-folder",
+            "ResultSet.extract_folder",
+        ),
+        (
+            "artifacts/interrupted",
+            "write-files",
+            "write-files",
+            "next-file",
+            "FolderStream.next",
+        ),
+        (
+            "shells/default",
+            "print-and-wait",
+            "write-log-wait",
+            "new-shell",
+            "Sandbox.new_shell",
+        ),
+        (
+            "kill/running",
+            "print-and-wait",
+            "write-log-wait",
+            "kill",
+            "Sandbox.kill",
+        ),
+        (
+            "log/live",
+            "print-and-wait",
+            "write-log-wait",
+            "abort",
+            "Sandbox.abort",
+        ),
+    ] {
+        let reason = fails(
+            &engine,
+            case,
+            &format!(
+                "payloads: {{ {purpose}: {{ function: {function}, argument: '{{text}}{{variable}}{{files}}', faults: [{{ at: {at}, do: error, times: 1 }}] }} }}\n"
+            )
+            .replace("{text}{variable}{files}", match purpose {
+                "print-variable" => "{variable}",
+                "write-files" => "{files}",
+                _ => "{text}",
+            })
+            .replace("\n", "\nshells: { hello: print-hello, fail: exit-false, wait: sleep }\n"),
+        );
+        assert!(reason.starts_with(called), "{case}: {reason}");
+        assert!(
+            reason.contains("has to succeed, and answered: a fault at "),
+            "{case}: {reason}"
+        );
+    }
+}
+
+#[test]
+fn what_runs_and_does_something_else_is_found_too() {
+    let native = |case: &str, more: &str| {
+        let config = format!("timeout: 8\nscript: {{ command: [[/bin/sh, -c, '{{script}}']] }}\n{more}\n");
+        fails(&library("native_engine"), case, &config)
+    };
+    let payload = |purpose: &str, script: &str| {
+        format!("payloads: {{ {purpose}: {{ command: [[/bin/sh, -c, \"{script}\"]] }} }}")
+    };
+    for (case, more, start) in [
+        (
+            "log/standard-error",
+            payload("print-error", ":"),
+            "expected the line \"this line is looked for by tcw-host library check\" in the task's output, seen \"\"",
+        ),
+        (
+            "log/one-byte",
+            payload("print-bytes", "printf ab"),
+            "bytes in the task's output: expected 1, seen 2",
+        ),
+        (
+            "artifacts/mode",
+            payload("write-executable", "touch {file}; chmod 700 {file}"),
+            "the permissions of a file: expected 488, seen 448",
+        ),
+        (
+            "artifacts/folder-not-found",
+            payload("silent", "mkdir no-such-folder"),
+            "extracting a folder that is not there has to answer ResourceNotFound, and succeeded",
+        ),
+        (
+            "shells/default",
+            "shells: { hello: 'echo no' }".to_owned(),
+            "the shell's stdout: expected \"\\\"Hello World\\\"\", seen \"\\\"no\\\\n\\\"\"",
+        ),
+        (
+            "shells/failing",
+            "shells: { fail: 'exit 0' }".to_owned(),
+            "Shell.wait of a shell that fails: expected false, seen true",
+        ),
+        (
+            "shells/command",
+            "shells: { command: [/bin/sh, -c, 'unset TCW_OF_TASK; {script}'] }".to_owned(),
+            "the task's and the shell's own variable in a shell: expected Some(\"task:shell\"), seen Some(\":shell\")",
+        ),
+        (
+            "shells/streams",
+            "shells: { command: [/bin/sh, -c, 'head -c 1000000; cat >/dev/null # {script}'] }".to_owned(),
+            "a megabyte that went through `cat` came back changed, or not whole",
+        ),
+        (
+            "shells/terminal",
+            "shells: { command: [/bin/sh, -c, 'echo 1 2 # {script}'] }".to_owned(),
+            "expected rows and columns \"24 80\" on the terminal, seen \"1 2",
+        ),
+        (
+            "shells/outlives-the-task",
+            payload(
+                "wait-for-file",
+                "echo '{text}'; until [ -e '{file}' ]; do :; done; exit 1",
+            ),
+            "the task has to end as a success",
+        ),
+    ] {
+        let reason = native(case, &more);
+        assert!(reason.starts_with(start), "{case}: {reason}");
+    }
+}
