@@ -133,6 +133,22 @@ fn names_that_are_not_there_and_files_that_are_no_libraries_are_refused() {
         "{}",
         ended.err()
     );
+    let plugin = library("env_plugin").display().to_string();
+    for (config, drives) in [
+        ("plugins: {evn: {}}\n", "a plugin 'evn'"),
+        ("engine: {a: 1}\n", "an engine"),
+    ] {
+        let config = place.file("other.yml", config);
+        for command in ["check", "lint"] {
+            place.run(&["library", command, &plugin, "--config", &config]).refuses(
+                64,
+                &format!(
+                    "tcw-host: the check file drives {drives}, which BUILT/libenv_plugin.so does not have; it provides \
+                     plugin 'env'\n"
+                ),
+            );
+        }
+    }
     let text = place.file("not-a-library.so", "text");
     place.run(&["library", "check", &text]).refuses(
         73,

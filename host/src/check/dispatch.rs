@@ -32,6 +32,16 @@ pub enum CheckError {
     /// The check file names a case that there is not.
     #[error("`skip` in the check file: {0}")]
     Skip(UnknownCase),
+    /// The check file is for another library.
+    #[error("the check file drives {what}, which {} does not have; it provides {provides}", library.display())]
+    Provided {
+        /// The library.
+        library: PathBuf,
+        /// What it lacks.
+        what: String,
+        /// What it has.
+        provides: String,
+    },
     /// The machine does not let it.
     #[error("the check cannot be run in {}: {error}; another place can be chosen with TMPDIR", place.display())]
     Place {
@@ -98,14 +108,38 @@ impl Dispatch {
         let (place, outcome) = self.supervised(Task::Describe, 1).await.map_err(trouble)?;
         match (place.read("described"), outcome) {
             (Ok(Answer::Unloadable(text)), _) => Err(CheckError::Unloadable(text)),
-            (Ok(Answer::Loaded(described)), Outcome::Passed) => Ok(described),
+            (Ok(Answer::Loaded(described)), Outcome::Passed) => self.fits(described),
             (_, Outcome::Failed(text)) => Err(CheckError::Unloadable(format!(
                 "{}: it cannot be loaded: {text}",
                 self.library.display()
             ))),
             (Err(error), _) => Err(trouble(error)),
-            (Ok(Answer::Loaded(described)), _) => Ok(described),
+            (Ok(Answer::Loaded(described)), _) => self.fits(described),
         }
+    }
+
+    /// A check file with a slip in a plugin's name would drive nothing, and say so nowhere.
+    fn fits(&self, described: Described) -> Result<Described, CheckError> {
+        let has = |name: &str| described.plugins.iter().any(|plugin| plugin.name == name);
+        let unknown = self.drive.plugins.keys().find(|name| !has(name));
+        let lacks = match unknown {
+            Some(name) => Some(format!("a plugin '{name}'")),
+            None if described.engine.is_none() && !self.drive.engine.is_null() => {
+                Some("an engine".to_owned())
+            }
+            None => None,
+        };
+        let Some(what) = lacks else { return Ok(described) };
+        let engine = described.engine.iter().map(|_| "an engine".to_owned());
+        let plugins = described
+            .plugins
+            .iter()
+            .map(|plugin| format!("plugin '{}'", plugin.name));
+        Err(CheckError::Provided {
+            library: self.library.clone(),
+            what,
+            provides: engine.chain(plugins).collect::<Vec<_>>().join(", "),
+        })
     }
 
     /// Runs the cases, `parallel` at one time, and tells each outcome in the order of the plan. When `interrupt`

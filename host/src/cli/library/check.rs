@@ -99,10 +99,11 @@ pub(super) fn drive(library: &Path, config: Option<&Path>) -> Result<Drive, Fail
     }
 }
 
-fn failure(error: CheckError) -> Failure {
+/// As the command line shows it.
+pub(super) fn failure(error: CheckError) -> Failure {
     match error {
         CheckError::Unloadable(_) => Failure::new(error.to_string(), INVALID),
-        CheckError::Skip(_) => Failure::usage(error),
+        CheckError::Skip(_) | CheckError::Provided { .. } => Failure::usage(error),
         CheckError::Place { .. } => Failure::general(error),
     }
 }

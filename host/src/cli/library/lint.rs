@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use clap::Args;
 use serde_json::json;
 
-use super::check::drive;
+use super::check::{drive, failure};
 use crate::cli::outcome::{Failure, INVALID, status};
 use crate::cli::terminal;
 use crate::library::inspect::Version;
@@ -48,7 +48,8 @@ pub(super) async fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
         .await
         .map_err(|error| match error {
             LintError::Library(error) => Failure::new(error.to_string(), INVALID),
-            other => Failure::general(other),
+            LintError::Check(error) => failure(error),
+            inside @ LintError::Inside(_) => Failure::general(inside),
         })?;
     let count = |level| findings.iter().filter(|finding| finding.level == level).count();
     let (errors, warnings, notes) = (count(Level::Error), count(Level::Warning), count(Level::Note));
