@@ -98,7 +98,7 @@ Try next:
   ${worker[*]} schema --explain ${flags[*]}
   # who a library is, without running any of it
   ${worker[*]} library inspect $here/plugins/libenv_plugin.so
-  # write a plugin of your own: docs/src/your-first-plugin.md
+  # write a plugin of your own: docs/src/vendors/your-first-plugin.md
 END
 if [ "$failures" != 0 ]; then
     printf '\nquickstart: %s of 5 tasks did not end as they should\n' "$failures" >&2

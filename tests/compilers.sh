@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# A plugin that another compiler built runs in this host: Debian's rustc 1.85 (the oldest that tcw-abi promises) and
-# 1.96. Part of tests/run.sh --full.
+# An engine and a plugin that another compiler built run in this host, unoptimised and as they are shipped (optimised
+# as one, stripped): Debian's rustc 1.85 (the oldest that tcw-abi promises) and 1.96. Part of tests/run.sh --full.
 #
 #   tests/compilers.sh TARGET_DIR
 #
@@ -44,14 +44,25 @@ for version in 1.85.0 1.96.0; do
     echo "-- rustc $version"
     unpack "$version"
     compiler=$work/$version/usr
-    # The cargo at hand drives it: what matters is who compiles.
-    env -u RUSTFLAGS RUSTC="$compiler/bin/rustc" LD_LIBRARY_PATH="$compiler/lib/x86_64-linux-gnu" \
-        cargo build --quiet --release --manifest-path examples/vendor/greeting/Cargo.toml \
-        --target-dir "$work/target-$version"
-    rm -rf "$state/plugins"
-    mkdir "$state/plugins"
-    install -m 0755 "$work/target-$version/release/libgreeting_plugin.so" "$state/plugins/"
-    "$target/debug/tcw-host" library inspect "$state/plugins/libgreeting_plugin.so" | grep -E "compiler .*$version"
-    "$target/debug/tcw-host" exec "$state/task.yml" --engine "$target/vendor/debug/libscript_engine.so" \
-        --plugins "$state/plugins" --state-directory "$state/tcw" 2>/dev/null | grep -Fx "said: Hello, Ada"
+    for profile in dev release; do
+        # The cargo at hand drives it: what matters is who compiles.
+        for library in greeting script-engine; do
+            env -u RUSTFLAGS RUSTC="$compiler/bin/rustc" LD_LIBRARY_PATH="$compiler/lib/x86_64-linux-gnu" \
+                CARGO_PROFILE_RELEASE_LTO=fat CARGO_PROFILE_RELEASE_CODEGEN_UNITS=1 CARGO_PROFILE_RELEASE_STRIP=true \
+                cargo build --quiet --profile "$profile" --manifest-path "examples/vendor/$library/Cargo.toml" \
+                --target-dir "$work/target-$version"
+        done
+        built=$work/target-$version/${profile/dev/debug}
+        rm -rf "$state/plugins"
+        mkdir "$state/plugins"
+        install -m 0755 "$built/libgreeting_plugin.so" "$state/plugins/"
+        for file in "$state/plugins/libgreeting_plugin.so" "$built/libscript_engine.so"; do
+            "$target/debug/tcw-host" library inspect "$file" | grep -E "compiler .*$version"
+        done
+        # With an engine of the same compiler, and with one of the toolchain's own.
+        for engine in "$built/libscript_engine.so" "$target/vendor/debug/libscript_engine.so"; do
+            "$target/debug/tcw-host" exec "$state/task.yml" --engine "$engine" \
+                --plugins "$state/plugins" --state-directory "$state/tcw" 2>/dev/null | grep -Fx "said: Hello, Ada"
+        done
+    done
 done

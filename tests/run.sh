@@ -87,6 +87,8 @@ else
     say "contract tests: skipped: TASKCLUSTER_REFERENCES is not set"
 fi
 
+check "the first pages for vendors, followed word for word" tests/pages.py "$target"
+check "the templates for vendors" tests/templates.sh "$target"
 check "ABI evolution" tests/abi-history/run.sh "$target"
 
 # --- as a user -----------------------------------------------------------------------------------------------------
@@ -97,6 +99,7 @@ check "the official Python client against a running worker" tests/python/run.sh 
 if [ "$full" = yes ]; then
     check "licences, sources, duplicates (cargo deny)" tests/deny.sh "$target"
     check "a plugin built by rustc 1.85 and by 1.96" tests/compilers.sh "$target"
+    check "the templates for vendors, expanded by cargo-generate" tests/templates.sh "$target" --cargo-generate
     check "ABI evolution: shipped and shuffled libraries" tests/abi-history/run.sh "$target" --slow
     check "benchmarks" tests/bench/run.sh
 fi

@@ -6,11 +6,9 @@ pub mod __private {
     pub use abi_stable::library::{CheckTypeLayout, LibHeader, RootModuleResult};
     pub use std::sync::Arc;
 
-    pub use crate::engine::EngineProvider;
-    pub use crate::ffi::library::{Exports, FfiLibraryRef, root_module};
+    pub use crate::ffi::library::{Exports, FfiLibraryRef, engine_object, plugin_object, root_module};
     pub use crate::manifest::text::{Piece, is_name, join, length};
     pub use crate::manifest::{ABI_VERSION, FAMILY, RUSTC, TARGET};
-    pub use crate::plugin::PluginProvider;
 
     /// What cargo knows, or nothing where something else builds.
     pub const fn or_empty(value: Option<&'static str>) -> &'static str {
@@ -97,9 +95,12 @@ macro_rules! export_library {
                 // `used` is a word to the compiler only: with link-time optimisation some linkers still drop the
                 // section (seen with rustc 1.85), unless something that is exported leads to it.
                 ::std::hint::black_box(&MANIFEST);
-                let mut engine: Option<fn() -> Arc<dyn sdk::EngineProvider>> = None;
-                $(engine = Some(|| Arc::new($engine));)?
-                sdk::root_module(sdk::Exports { engine, plugins: &[$(|| Arc::new($first), $(|| Arc::new($plugin)),*)?] })
+                let mut exports = sdk::Exports {
+                    engine: None,
+                    plugins: &[$(|| sdk::plugin_object(Arc::new($first)), $(|| sdk::plugin_object(Arc::new($plugin))),*)?],
+                };
+                $(exports.engine = Some(|| sdk::engine_object(Arc::new($engine)));)?
+                sdk::root_module(exports)
             }
 
             // SAFETY: `root` answers a pointer that was made from an `FfiLibraryRef`.

@@ -46,3 +46,21 @@ pub use serde_json;
 
 #[doc(hidden)]
 pub use export::__private;
+
+/// The pages for vendors in the book: all Rust on them compiles.
+#[cfg(all(doctest, feature = "testing"))]
+mod pages {
+    macro_rules! page {
+        ($($name:ident = $file:literal,)+) => {
+            $(#[doc = include_str!(concat!("../../docs/src/vendors/", $file))] mod $name {})+
+        };
+    }
+    page! {
+        reference_engine = "reference-engine.md",
+        reference_plugin = "reference-plugin.md",
+        reference_services = "reference-services.md",
+        errors = "errors.md",
+        testing = "testing.md",
+        must_not = "must-not.md",
+    }
+}

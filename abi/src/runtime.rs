@@ -34,6 +34,7 @@ pub fn handle() -> Result<Handle> {
         builder
             .worker_threads(WORKERS)
             .thread_name("tcw-library")
+            .on_thread_start(crate::ffi::signal_stack::give)
             .enable_all();
         // Where no thread is to be had, the builder panics, and this may be called from an `extern "C"` function.
         std::panic::catch_unwind(AssertUnwindSafe(|| builder.build().ok()))

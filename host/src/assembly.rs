@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 use tcw_abi::engine::Section;
+use tcw_abi::manifest::Manifest;
 use tcw_abi::plugin::PluginProvider;
 
 use crate::config::Config;
@@ -165,7 +166,7 @@ pub async fn assemble(
 
     let mut libraries = vec![engine_library];
     let mut refused = Vec::new();
-    find_plugins(config, loader, &mut libraries, &mut refused).await?;
+    let quarantined = find_plugins(config, loader, &mut libraries, &mut refused).await?;
     let names: BTreeSet<&str> = libraries
         .iter()
         .map(|library| library.manifest.name.as_str())
@@ -183,7 +184,9 @@ pub async fn assemble(
 
     let provided: BTreeSet<String> = libraries
         .iter()
-        .flat_map(|library| library.manifest.plugins.iter().cloned())
+        .map(|library| &library.manifest)
+        .chain(quarantined.iter().map(|(manifest, _)| manifest))
+        .flat_map(|manifest| manifest.plugins.iter().cloned())
         .collect();
     let unknown: Vec<String> = config
         .plugins
@@ -199,7 +202,7 @@ pub async fn assemble(
     }
 
     let mut plugins = Vec::new();
-    let mut fragments = Vec::new();
+    let mut fragments = left_out_for_crashes(&quarantined);
     for library in &libraries {
         for (index, name) in library.manifest.plugins.iter().enumerate() {
             let provider = plugin_provider(library, name);
@@ -329,13 +332,30 @@ async fn load_plugins(
     .await
 }
 
-/// Every library in the directories of plugins that has plugins; those that are refused are said and left out.
+/// The plugins of libraries in quarantine. Their schemas are not known, since none of their code is run.
+fn left_out_for_crashes(quarantined: &[(Manifest, String)]) -> Vec<PluginFragment> {
+    quarantined
+        .iter()
+        .flat_map(|(manifest, library)| {
+            manifest.plugins.iter().map(|name| PluginFragment {
+                name: name.clone(),
+                library: library.clone(),
+                unavailable: Some("is quarantined, because its library crashed the worker".into()),
+                ..PluginFragment::default()
+            })
+        })
+        .collect()
+}
+
+/// Every library in the directories of plugins that has plugins; those that are refused are said and left out. Answers
+/// those that are in quarantine, with the names of their files.
 async fn find_plugins(
     config: &Config,
     loader: &Loader,
     libraries: &mut Vec<Library>,
     refused: &mut Vec<String>,
-) -> Result<(), AssemblyError> {
+) -> Result<Vec<(Manifest, String)>, AssemblyError> {
+    let mut quarantined = Vec::new();
     for directory in &config.libraries.directories {
         for path in find::candidates(directory)? {
             match load_plugins(loader, &path).await? {
@@ -347,16 +367,24 @@ async fn find_plugins(
                 }
                 Ok(Some(library)) => libraries.push(library),
                 Err(error) => {
-                    if is_required(config, &path) {
+                    let required = match &error.quarantined {
+                        Some(manifest) => config.libraries.required.contains(&manifest.name),
+                        None => is_required(config, &path),
+                    };
+                    if required {
                         return Err(error.into());
                     }
                     tracing::error!("a library is left out: {error}");
                     refused.push(error.to_string());
+                    if let Some(manifest) = error.quarantined {
+                        let file = error.path.file_name().unwrap_or_default();
+                        quarantined.push((*manifest, file.to_string_lossy().into_owned()));
+                    }
                 }
             }
         }
     }
-    Ok(())
+    Ok(quarantined)
 }
 
 /// A library that cannot be read has no name but its file's.

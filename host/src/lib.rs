@@ -6,6 +6,7 @@ pub mod cli;
 pub mod config;
 pub mod library;
 pub mod lint;
+mod memory;
 pub mod queue;
 pub mod schema;
 pub mod services;

@@ -367,7 +367,7 @@ fn every_command_has_help_that_names_its_flags() {
         "--config <FILE>",
         "--state-directory <DIR>",
     ];
-    let helps: [(&[&str], &[&str]); 12] = [
+    let helps: [(&[&str], &[&str]); 13] = [
         (
             &[],
             &["Exit statuses:", "TASKCLUSTER_ROOT_URL", "library", "recover"],
@@ -383,7 +383,8 @@ fn every_command_has_help_that_names_its_flags() {
         (&["schema"], &["--explain", "--plugins <DIR>"]),
         (&["docs"], &worker),
         (&["config"], &["check", "schema", "reference"]),
-        (&["library"], &["list", "inspect"]),
+        (&["library"], &["list", "inspect", "release"]),
+        (&["library", "release"], &["<NAME>", "--state-directory <DIR>"]),
         (&["library", "inspect"], &["<FILE>...", "--json"]),
         (&["recover"], &worker),
     ];

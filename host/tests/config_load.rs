@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use tcw_host::config::{
-    Config, ConfigError, Environment, Flags, LogFormat, LogLevel, QueueConfig, Sources, Stage, WorkerPool,
-    document::Document,
+    Config, ConfigError, Environment, Flags, LogFormat, LogLevel, QuarantineConfig, QueueConfig, Sources,
+    Stage, WorkerPool, document::Document,
 };
 
 /// A file in a folder of its own, readable by its owner alone.
@@ -159,6 +159,8 @@ libraries:
   engine: ./libnative_engine.so
   directories: [plugins, /usr/lib/tcw]
   required: [task-log]
+  reload: true
+  quarantine: {crashes: 5, within: 2 h}
 log: {format: json, level: debug}
 ",
     );
@@ -190,6 +192,14 @@ log: {format: json, level: debug}
         [base.join("plugins"), "/usr/lib/tcw".into()]
     );
     assert!(config.libraries.required.contains("task-log"));
+    assert!(config.libraries.reload);
+    assert_eq!(
+        config.libraries.quarantine,
+        QuarantineConfig {
+            crashes: 5,
+            within: Duration::from_secs(2 * 3600),
+        }
+    );
     assert_eq!(
         (config.log.format, config.log.level),
         (LogFormat::Json, LogLevel::Debug)

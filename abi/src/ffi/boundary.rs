@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
 use abi_stable::std_types::RResult;
@@ -34,11 +35,39 @@ where
     T: Send + 'static,
     F: Future<Output = Result<T>> + Send + 'static,
 {
-    let join = runtime::handle().map(|handle| handle.spawn(work));
+    run_boxed(mode, place, Box::pin(work))
+}
+
+#[inline(never)]
+fn run_boxed<T: Send + 'static>(mode: Mode, place: &'static str, work: Work<Result<T>>) -> Reply<T> {
+    let slot = Arc::new(Mutex::new(None));
+    let answer = Arc::clone(&slot);
+    let join = spawn(Box::pin(async move {
+        let result = work.await;
+        *lock(&answer) = Some(result);
+    }));
     match join {
-        Ok(join) => Call { join, mode, place }.into_ffi(),
+        Ok(join) => Call {
+            join,
+            mode,
+            place,
+            slot,
+        }
+        .into_ffi(),
         Err(error) => std::future::ready(RResult::RErr(FfiError::from(error))).into_ffi(),
     }
+}
+
+type Work<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+
+/// Every call is one and the same kind of future to the runtime: what a runtime makes of a future is compiled once, not
+/// for each method, which halves a small library.
+fn spawn(work: Work<()>) -> Result<JoinHandle<()>> {
+    Ok(runtime::handle()?.spawn(work))
+}
+
+fn lock<T>(slot: &Mutex<T>) -> MutexGuard<'_, T> {
+    slot.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// An answer that is there already: what a caller gets instead of a method that the other side does not have.
@@ -48,18 +77,34 @@ pub(crate) fn answer<T: Send + 'static>(result: Result<T>) -> Reply<T> {
 }
 
 /// Waits for the other side's answer.
-pub(crate) async fn receive<T>(reply: Reply<T>) -> Result<T> {
-    match reply.await {
-        RResult::ROk(value) => Ok(value),
-        RResult::RErr(error) => Err(error.into()),
+pub(crate) fn receive<T>(reply: Reply<T>) -> Receive<T> {
+    Receive(reply)
+}
+
+/// [`receive`], compiled once for each kind of answer.
+pub(crate) struct Receive<T>(Reply<T>);
+
+impl<T> Future for Receive<T> {
+    type Output = Result<T>;
+
+    #[inline(never)]
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        Pin::new(&mut self.0)
+            .poll(context)
+            .map(|answer| answer.into_result().map_err(Error::from))
     }
 }
 
 /// Drops on this side's runtime: the destructor of a library's object never runs on a thread of the host.
 pub(crate) fn drop_later<T: Send + 'static>(value: Option<T>) {
-    if let (Some(value), Ok(handle)) = (value, runtime::handle()) {
-        handle.spawn(async move { drop(value) });
+    if let Some(value) = value {
+        drop_boxed(Box::new(value));
     }
+}
+
+fn drop_boxed(value: Box<dyn Send>) {
+    // Without a runtime nothing of the library ever ran, so there is nothing that could care where it is dropped.
+    drop(spawn(Box::pin(async move { drop(value) })));
 }
 
 /// What a method of an object answers while it is being dropped.
@@ -68,23 +113,27 @@ pub(crate) fn gone() -> Error {
 }
 
 struct Call<T> {
-    join: JoinHandle<Result<T>>,
+    join: JoinHandle<()>,
     mode: Mode,
     place: &'static str,
+    /// Filled by the task before it ends.
+    slot: Arc<Mutex<Option<Result<T>>>>,
 }
 
 impl<T> Future for Call<T> {
     type Output = RResult<T, FfiError>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        let place = self.place;
-        Pin::new(&mut self.join)
-            .poll(context)
-            .map(|outcome| match outcome {
-                Ok(Ok(value)) => RResult::ROk(value),
-                Ok(Err(error)) => RResult::RErr(error.into()),
-                Err(error) => RResult::RErr(fence::from_join(error, place).into()),
-            })
+        let Poll::Ready(ended) = Pin::new(&mut self.join).poll(context) else {
+            return Poll::Pending;
+        };
+        let result = match ended {
+            Ok(()) => lock(&self.slot)
+                .take()
+                .unwrap_or_else(|| Err(Error::violation("an answer was asked for twice"))),
+            Err(error) => Err(fence::from_join(error, self.place)),
+        };
+        Poll::Ready(RResult::from(result.map_err(FfiError::from)))
     }
 }
 

@@ -14,7 +14,7 @@ use super::wire::Wire;
 use super::{FfiDiagnosticsBox, FfiEngineProviderObject, FfiPluginProviderObject, import_diagnostics};
 use crate::diagnostics;
 use crate::engine::EngineProvider;
-use crate::error::Error;
+use crate::error::{Error, Result};
 use crate::plugin::PluginProvider;
 
 /// The root module. New functions are appended, and absent in older libraries.
@@ -41,13 +41,24 @@ impl RootModule for FfiLibraryRef {
     const VERSION_STRINGS: VersionStrings = package_version_strings!();
 }
 
-/// What a library exports. Made by `export_library!`.
+/// What a library exports. Made by `export_library!`. The functions are named there and nowhere here, so that a library
+/// without an engine holds nothing of what exports one.
 #[derive(Clone, Copy)]
 pub struct Exports {
-    /// Makes the engine's provider.
-    pub engine: Option<fn() -> Arc<dyn EngineProvider>>,
-    /// Make the plugins' providers, in the order of the manifest.
-    pub plugins: &'static [fn() -> Arc<dyn PluginProvider>],
+    /// Makes the engine's provider, with [`engine_object`].
+    pub engine: Option<fn() -> Result<FfiEngineProviderObject>>,
+    /// Make the plugins' providers, with [`plugin_object`], in the order of the manifest.
+    pub plugins: &'static [fn() -> Result<FfiPluginProviderObject>],
+}
+
+/// The engine's provider as it crosses.
+pub fn engine_object(provider: Arc<dyn EngineProvider>) -> Result<FfiEngineProviderObject> {
+    provider.into_wire()
+}
+
+/// A plugin's provider as it crosses.
+pub fn plugin_object(provider: Arc<dyn PluginProvider>) -> Result<FfiPluginProviderObject> {
+    provider.into_wire()
 }
 
 static EXPORTS: OnceLock<Exports> = OnceLock::new();
@@ -78,7 +89,7 @@ extern "C" fn initialise(host: FfiDiagnosticsBox, options: RString) {
 extern "C" fn engine_provider(_options: RString) -> Reply<FfiEngineProviderObject> {
     boundary::run(Mode::call, "the engine's provider", async {
         match EXPORTS.get().and_then(|exports| exports.engine) {
-            Some(make) => make().into_wire(),
+            Some(make) => make(),
             None => Err(Error::new(
                 crate::ErrorKind::ResourceNotFound,
                 "the library provides no engine",
@@ -93,7 +104,7 @@ extern "C" fn plugin_provider(index: u32, _options: RString) -> Reply<FfiPluginP
             .get()
             .and_then(|exports| exports.plugins.get(index as usize))
         {
-            Some(make) => make().into_wire(),
+            Some(make) => make(),
             None => Err(Error::new(
                 crate::ErrorKind::ResourceNotFound,
                 format!("the library provides no plugin number {index}"),

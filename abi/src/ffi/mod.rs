@@ -21,6 +21,7 @@
 
 pub(crate) mod boundary;
 pub(crate) mod library;
+pub(crate) mod signal_stack;
 pub(crate) mod wire;
 
 mod cache_entry;

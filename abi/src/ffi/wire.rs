@@ -100,6 +100,7 @@ pub struct FfiError {
 }
 
 impl From<Error> for FfiError {
+    #[inline(never)]
     fn from(error: Error) -> Self {
         FfiError {
             kind: error.kind().code(),
@@ -111,6 +112,7 @@ impl From<Error> for FfiError {
 }
 
 impl From<FfiError> for Error {
+    #[inline(never)]
     fn from(error: FfiError) -> Self {
         let kind = ErrorKind::from_code(error.kind)
             .or_else(|| ErrorKind::from_code(error.fallback))
@@ -125,12 +127,14 @@ pub(crate) fn no_options() -> RString {
     RString::from("{}")
 }
 
+#[inline(never)]
 pub(crate) fn to_json<T: Serialize>(value: &T) -> Result<RString> {
     serde_json::to_string(value)
         .map(RString::from)
         .map_err(|error| Error::violation(format!("a value cannot be written as JSON: {error}")))
 }
 
+#[inline(never)]
 pub(crate) fn from_json<T: DeserializeOwned>(text: &str, what: &str) -> Result<T> {
     serde_json::from_str(text).map_err(|error| {
         Error::violation(format!(

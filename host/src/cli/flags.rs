@@ -70,6 +70,11 @@ impl WorkerFlags {
         Ok(Config::load(&sources)?)
     }
 
+    /// Whether somebody has said which worker's state is meant, rather than leaving it to defaults.
+    pub(super) fn name_a_state(&self) -> bool {
+        self.config.is_some() || self.state_directory.is_some()
+    }
+
     fn sources(&self) -> Sources {
         let flags = Flags {
             embedded: self.embedded,

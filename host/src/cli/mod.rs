@@ -2,10 +2,12 @@
 
 mod cancel;
 mod config;
+mod crashed;
 mod docs;
 mod exec;
 mod flags;
 mod follow;
+mod generations;
 mod library;
 mod logging;
 mod outcome;
@@ -26,6 +28,7 @@ use clap::{Parser, Subcommand};
 
 pub use outcome::Failure;
 
+use crate::library::crash;
 use flags::WorkerFlags;
 
 /// A Taskcluster worker whose engines and plugins are libraries, loaded at run time.
@@ -41,7 +44,7 @@ struct Arguments {
 
 const AFTER_HELP: &str = "\
 Exit statuses: `exec`, `submit --watch`: 0 completed, 1 failed, 2 exception. `run`: 0 done, 68 idle, 69 internal \
-error, 71 stopped after its tasks, 72 stopped at once. All: 64 usage or configuration cannot be read, 73 configuration \
+error or a library that panicked or hung, 71 stopped after its tasks, 72 stopped at once. All: 64 usage or configuration cannot be read, 73 configuration \
 does not make sense, 77 others can read its secrets, 1 anything else.
 
 Without a deployment (TASKCLUSTER_ROOT_URL, or `queue: {rootUrl: ...}`) the embedded queue is used.";
@@ -62,7 +65,7 @@ enum Subcommands {
     Docs(WorkerFlags),
     /// Is this configuration right, and what may be in one.
     Config(config::Arguments),
-    /// Look at libraries.
+    /// Look at libraries, and release those that were quarantined for crashing the worker.
     Library(library::Arguments),
     /// What a running worker does: tasks, since when, in which state, with which libraries.
     Status(status::Arguments),
@@ -72,6 +75,7 @@ enum Subcommands {
 
 /// Runs the command line and answers the exit status.
 pub fn main() -> ExitCode {
+    crate::memory::give_back_large_buffers();
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(error) => {
@@ -104,6 +108,7 @@ pub fn main() -> ExitCode {
     };
     tcw_abi::runtime::adopt(runtime.handle().clone());
     let outcome = runtime.block_on(dispatch(arguments));
+    crash::leaving();
     // Threads of libraries that hang must not keep the process.
     runtime.shutdown_background();
     match outcome {

@@ -2,18 +2,23 @@
 
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::{Value, json};
+use tokio::sync::watch;
 
 use super::flags::WorkerFlags;
+use super::generations::{Generations, describe};
 use super::outcome::{self, Failure};
 use super::signals::{Signals, leave_at_once};
 use super::{logging, start};
 use crate::config::Config;
 use crate::queue::{Queue, format_time};
-use crate::services::log::LogOptions;
-use crate::worker::status;
-use crate::worker::{Command, Control, Exit, Stop, Worker, WorkerOptions, recover};
+use crate::worker::status::{self, Board};
+use crate::worker::{Exit, Stop, WorkerOptions, recover};
+
+/// How long the embedded queue may take to end. What it has answered is written down by then.
+const STOPPING: Duration = Duration::from_secs(10);
 
 pub(super) async fn run(flags: &WorkerFlags) -> Result<ExitCode, Failure> {
     let config = flags.load()?;
@@ -33,56 +38,26 @@ async fn work(config: &Config) -> Result<Exit, Failure> {
     start::check(config)?;
     let pool = start::pool(config)?;
     let located = start::locate(config).await?;
-    let parts = start::load(config, &start::worker_directory(config), &located, &pool).await?;
+    let directory = start::worker_directory(config);
+    let parts = start::load(config, &directory, &located, &pool).await?;
     parts.warn(config);
     let connected = parts.connect(config, located, pool)?;
-    let journal = parts.journal.clone();
-    let engine = (
-        Arc::clone(&parts.assembly.engine.engine),
-        parts.assembly.engine.name.clone(),
-    );
     let queue_name = connected.queue_name();
+    let engine = &parts.assembly.engine;
     let recovery = recover(
-        &journal,
+        &parts.journal,
         connected.client.as_ref(),
         &queue_name,
-        &engine.0,
-        &engine.1,
+        &engine.engine,
+        &engine.name,
     )
     .await?;
     for message in &recovery.messages {
         tracing::warn!("left by an earlier process: {message}");
     }
-    let control = parts.control.clone();
-    let about = about(config, &parts, &connected);
-    let (environment, commands) = parts.environment(config, &connected.pool, LogOptions::default());
-    let plugins: Vec<&str> = environment
-        .plugins
-        .iter()
-        .map(|plugin| plugin.name.as_str())
-        .collect();
-    let plugins = plugins.join(",");
-    let options = WorkerOptions {
-        capacity: config.worker.capacity,
-        queue_name,
-        number_of_tasks: config.worker.number_of_tasks,
-        idle_timeout: config.worker.idle_timeout,
-        cancellation_interval: config.worker.cancellation_interval,
-        ..WorkerOptions::default()
-    };
-    let (pool, root_url) = (connected.pool, connected.client.root_url().to_owned());
-    let embedded = connected.embedded.map(Arc::new);
-    let mut worker = Worker::new(environment, connected.client, journal, options, commands);
-    if let Some(embedded) = &embedded {
-        let embedded = Arc::downgrade(embedded);
-        worker = worker.releasing_polls(move || {
-            if let Some(embedded) = embedded.upgrade() {
-                embedded.release_polls();
-            }
-        });
-    }
-    let directory = start::worker_directory(config);
-    let answering = status::serve(&directory, worker.board(), about);
+    let board = Board::default();
+    let (about, asked) = watch::channel(about(config, &parts, &connected));
+    let answering = status::serve(&directory, board.clone(), asked);
     if let Err(error) = &answering {
         tracing::warn!(
             %error,
@@ -92,46 +67,66 @@ async fn work(config: &Config) -> Result<Exit, Failure> {
     }
     // Whoever reads that it is waiting may ask for its status, and stop it.
     let signals = Signals::new()?;
+    let plugins = parts.assembly.plugins.iter().map(|plugin| plugin.name.as_str());
     tracing::info!(
-        worker_pool = %pool,
+        worker_pool = %connected.pool,
         worker_group = config.worker.group,
         worker_id = config.worker.id,
         capacity = config.worker.capacity,
-        root_url,
-        engine = engine.1,
-        plugins,
+        root_url = connected.client.root_url(),
+        engine = parts.assembly.engine.name,
+        plugins = plugins.collect::<Vec<_>>().join(","),
         "waiting for tasks"
     );
+    let embedded = connected.embedded.map(Arc::new);
     if embedded.is_some() {
         tracing::info!(
             "the queue is embedded: put tasks into it with `tcw-host submit TASK.yml`; its credentials are in {}",
             start::embedded_credentials(config).display()
         );
     }
+    let (told, stops) = watch::channel(None);
+    let generations = Generations {
+        config,
+        pool: connected.pool,
+        client: connected.client,
+        embedded,
+        options: WorkerOptions {
+            capacity: config.worker.capacity,
+            queue_name,
+            number_of_tasks: config.worker.number_of_tasks,
+            idle_timeout: config.worker.idle_timeout,
+            cancellation_interval: config.worker.cancellation_interval,
+            reload: config.libraries.reload,
+            ..WorkerOptions::default()
+        },
+        board,
+        about,
+        stops,
+    };
     let work = async {
-        let exit = tokio::spawn(worker.run()).await.map_err(Failure::general)?;
-        if let Some(embedded) = embedded.and_then(Arc::into_inner) {
-            embedded.stop().await;
+        let exit = generations.run(parts).await;
+        if let Some(embedded) = generations.embedded.and_then(Arc::into_inner) {
+            // While a library's constructor does not return, the system's loader is locked, and a thread of this runtime
+            // may wait for it with one of the queue's tasks in its hands.
+            if tokio::time::timeout(STOPPING, embedded.stop()).await.is_err() {
+                tracing::warn!(
+                    "the embedded queue did not stop within {} s; leaving all the same",
+                    STOPPING.as_secs()
+                );
+            }
         }
-        Ok(exit)
+        exit
     };
     tokio::select! {
         exit = work => exit,
-        never = stop_on_signals(signals, &control) => never,
+        never = stop_on_signals(signals, &told) => never,
     }
 }
 
-/// What does not change while the worker runs, for `tcw-host status`.
+/// For `tcw-host status`.
 fn about(config: &Config, parts: &start::Parts, connected: &start::Connected) -> Value {
-    let libraries = parts.assembly.libraries.iter().map(|library| {
-        json!({
-            "name": library.manifest.name,
-            "version": library.manifest.version,
-            "sha256": library.sha256,
-            "path": library.source,
-        })
-    });
-    json!({
+    let mut about = json!({
         "pid": std::process::id(),
         "since": format_time(std::time::SystemTime::now().into()),
         "workerPool": connected.pool.to_string(),
@@ -139,20 +134,20 @@ fn about(config: &Config, parts: &start::Parts, connected: &start::Connected) ->
         "workerId": config.worker.id,
         "capacity": config.worker.capacity,
         "rootUrl": connected.client.root_url(),
-        "engine": parts.assembly.engine.name,
-        "libraries": libraries.collect::<Vec<_>>(),
-    })
+    });
+    describe(&mut about, parts);
+    about
 }
 
 /// SIGINT asks the worker to stop after its tasks; SIGTERM, or SIGINT once more, to resolve them and stop. The signal after
 /// that does not wait for anything: the next start looks after what is left.
-async fn stop_on_signals(mut signals: Signals, control: &Control) -> ! {
+async fn stop_on_signals(mut signals: Signals, told: &watch::Sender<Option<Stop>>) -> ! {
     if signals.next().await == "SIGINT" {
-        control.send(Command::Stop(Stop::Graceful("interrupted (SIGINT)".into())));
+        told.send_replace(Some(Stop::Graceful("interrupted (SIGINT)".into())));
         let reason = format!("a second signal ({})", signals.next().await);
-        control.send(Command::Stop(Stop::Now(reason)));
+        told.send_replace(Some(Stop::Now(reason)));
     } else {
-        control.send(Command::Stop(Stop::Now("terminated (SIGTERM)".into())));
+        told.send_replace(Some(Stop::Now("terminated (SIGTERM)".into())));
     }
     let last = signals.next().await;
     let exit = Exit::Now(format!("{last} once more"));

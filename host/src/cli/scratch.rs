@@ -6,6 +6,7 @@ use std::sync::Arc;
 use tcw_abi::engine::Engine;
 
 use crate::config::Config;
+use crate::library::crash;
 use crate::worker::journal::{Journal, JournalError};
 use crate::worker::{Recovery, recover_leases};
 
@@ -52,6 +53,10 @@ pub(super) async fn recover_dead(config: &Config, engine: &Arc<dyn Engine>, libr
             Err(error) => Err(error),
             Ok(journal) => recover_leases(&journal, engine, library).await,
         };
+        // It counts against nobody: what is tried out with `exec` is no reason to leave it out of the worker.
+        if let Ok(Some(crash)) = crash::last(&path) {
+            recovery.messages.push(crash.to_string());
+        }
         match recovered {
             Ok(recovered) => {
                 if recovered.left == 0 {

@@ -3,10 +3,12 @@
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::outcome::Failure;
+use crate::library::crash;
 
 /// Ends the process as it stands, for somebody who would not wait. Nothing is unwound: a task that is torn down halfway
 /// could take its leases out of the journal while its processes still run.
 pub(super) fn leave_at_once(status: u8) -> ! {
+    crash::leaving();
     std::process::exit(status.into())
 }
 

@@ -11,6 +11,7 @@ use serde_json::Value;
 use tcw_abi::engine::{LeaseRecord, feature};
 use tcw_abi::services::{LeaseRequest, WorkerInfo};
 
+use super::crashed;
 use super::outcome::{Failure, INVALID};
 use crate::assembly::{Assembly, AssemblyError, SchemaCheck, assemble};
 use crate::config::{self, Config, Deployment, QueueConfig};
@@ -64,6 +65,17 @@ pub(super) struct Parts {
     credentials: Arc<OnceLock<Credentials>>,
     directory: PathBuf,
     worker: WorkerInfo,
+    loader: Loader,
+}
+
+/// What is needed to load the libraries afresh.
+pub(super) struct Renewal {
+    services: Arc<WorkerServices>,
+    journal: Journal,
+    credentials: Arc<OnceLock<Credentials>>,
+    directory: PathBuf,
+    worker: WorkerInfo,
+    loader: Loader,
 }
 
 /// A queue, and the server of it if it is ours.
@@ -83,7 +95,7 @@ pub(super) fn pool(config: &Config) -> Result<WorkerPoolId, Failure> {
     pool.map_err(|error| Failure::new(error.to_string(), INVALID))
 }
 
-/// Locks `directory`, opens its journal and loads the libraries. `root_url` is told to them.
+/// Locks `directory`, opens its journal, says which library crashed the last process there, and loads the libraries.
 pub(super) async fn load(
     config: &Config,
     directory: &Path,
@@ -96,6 +108,7 @@ pub(super) async fn load(
             .await
             .map_err(Failure::general)??
     };
+    crashed::settle(config, directory, &journal).await?;
     let (control, commands) = Control::new();
     let credentials: Arc<OnceLock<Credentials>> = Arc::default();
     let worker = WorkerInfo {
@@ -115,7 +128,11 @@ pub(super) async fn load(
         leases: Arc::new(Leases(journal.clone())),
         control: Arc::new(control.clone()),
     })?;
-    let loader = Loader::new(&config.worker.state_directory, Diagnostics::start());
+    let loader = Loader::new(&config.worker.state_directory, Diagnostics::start())
+        .with_quarantine(crashed::quarantine(config).await?);
+    if directory == worker_directory(config) {
+        loader.sweep();
+    }
     let assembly = assemble(config, &loader, &services).await?;
     Ok(Parts {
         assembly,
@@ -126,10 +143,63 @@ pub(super) async fn load(
         credentials,
         directory: directory.to_owned(),
         worker,
+        loader,
     })
 }
 
+impl Renewal {
+    /// Fresh copies of all libraries, from the operator's files as they are now, with a control of their own: what is
+    /// left of the old copies has no say any more.
+    pub(super) async fn parts(self, config: &Config) -> Result<Parts, Failure> {
+        let (control, commands) = Control::new();
+        let services = self.services.renewed(Arc::new(control.clone()))?;
+        let loader = self
+            .loader
+            .next_generation()
+            .with_quarantine(crashed::quarantine(config).await?);
+        let assembly = assemble(config, &loader, &services).await?;
+        Ok(Parts {
+            assembly,
+            services,
+            journal: self.journal,
+            control,
+            commands,
+            credentials: self.credentials,
+            directory: self.directory,
+            worker: self.worker,
+            loader,
+        })
+    }
+}
+
 impl Parts {
+    /// The way to the next generation of the libraries.
+    pub(super) fn renewal(&self) -> Renewal {
+        Renewal {
+            services: Arc::clone(&self.services),
+            journal: self.journal.clone(),
+            credentials: Arc::clone(&self.credentials),
+            directory: self.directory.clone(),
+            worker: self.worker.clone(),
+            loader: self.loader.clone(),
+        }
+    }
+
+    /// How often the libraries were loaded afresh.
+    pub(super) fn generation(&self) -> u32 {
+        self.loader.generation()
+    }
+
+    /// Lets the embedded queue refuse payloads that do not fit.
+    pub(super) fn publish(&self, embedded: &EmbeddedQueue, pool: &WorkerPoolId) {
+        let schema = Arc::clone(&self.assembly.schema);
+        let rules = move |payload: &Value| match schema.validate(payload) {
+            Ok(_) => Vec::new(),
+            Err(violations) => violations.iter().map(ToString::to_string).collect(),
+        };
+        embedded.register_payload_rules(pool, Arc::new(rules));
+    }
+
     /// For commands that run tasks: what the operator should know although it is no error.
     pub(super) fn warn(&self, config: &Config) {
         for left_out in self.assembly.schema.left_out() {
@@ -156,12 +226,7 @@ impl Parts {
         pool: WorkerPoolId,
     ) -> Result<Connected, Failure> {
         if let Some(embedded) = &located.embedded {
-            let schema = Arc::clone(&self.assembly.schema);
-            let rules = move |payload: &Value| match schema.validate(payload) {
-                Ok(_) => Vec::new(),
-                Err(violations) => violations.iter().map(ToString::to_string).collect(),
-            };
-            embedded.register_payload_rules(&pool, Arc::new(rules));
+            self.publish(embedded, &pool);
         }
         // The first wins; there is only one.
         let _ = self.credentials.set(located.credentials.clone());

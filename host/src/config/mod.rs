@@ -32,7 +32,7 @@ pub use error::{ConfigError, Origin, Problem, Stage};
 pub use secret::Secret;
 pub use sections::{
     Credentials, Deployment, EmbeddedQueue, LibrariesConfig, LogConfig, LogFormat, LogLevel, PluginsConfig,
-    QueueConfig, WorkerConfig, WorkerPool,
+    QuarantineConfig, QueueConfig, WorkerConfig, WorkerPool,
 };
 pub use sources::{Flags, Sources};
 

@@ -150,6 +150,19 @@ pub struct LibrariesConfig {
     pub directories: Vec<PathBuf>,
     /// Names of libraries without which the worker does not start.
     pub required: BTreeSet<String>,
+    /// When a library panicked or hung, load everything afresh instead of leaving.
+    pub reload: bool,
+    /// When a library that crashes the process is left out.
+    pub quarantine: QuarantineConfig,
+}
+
+/// When a library that crashes the process is left out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct QuarantineConfig {
+    /// After so many crashes of the same bytes; 0 is never.
+    pub crashes: u32,
+    /// Within this time.
+    pub within: Duration,
 }
 
 /// For people or for programs.
@@ -216,6 +229,8 @@ pub(super) fn config(gathered: Gathered) -> Result<Config, ConfigError> {
             .map(|path| builder.path("libraries", "directories", path))
             .collect(),
         required: builder.strings("libraries", "required").into_iter().collect(),
+        reload: builder.value("libraries", "reload").as_bool().unwrap_or(false),
+        quarantine: builder.quarantine(),
     };
     let plugins = builder.plugins();
     let log = LogConfig {
@@ -299,6 +314,26 @@ impl Builder {
 
     fn path(&self, section: &str, key: &str, path: &str) -> PathBuf {
         self.gathered.base(&format!("/{section}/{key}")).join(path)
+    }
+
+    fn quarantine(&mut self) -> QuarantineConfig {
+        let setting = |key: &str| {
+            let set = self
+                .gathered
+                .get(&format!("/libraries/quarantine/{key}"))
+                .cloned();
+            set.unwrap_or_else(|| editor::default("libraries", &format!("quarantine/properties/{key}")))
+        };
+        let (crashes, within) = (setting("crashes"), setting("within"));
+        QuarantineConfig {
+            crashes: crashes
+                .as_u64()
+                .and_then(|number| u32::try_from(number).ok())
+                .unwrap_or(u32::MAX),
+            within: self
+                .duration("/libraries/quarantine/within", &within)
+                .unwrap_or_default(),
+        }
     }
 
     fn queue(&mut self) -> QueueConfig {

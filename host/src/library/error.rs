@@ -3,6 +3,8 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use tcw_abi::manifest::Manifest;
+
 /// Why a library was refused. Shown in two lines: what and where, then what to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LibraryError {
@@ -12,6 +14,8 @@ pub struct LibraryError {
     pub found: String,
     /// What to do.
     pub remedy: String,
+    /// Who it is, if all is well with the file but for the crashes that it is quarantined for.
+    pub quarantined: Option<Box<Manifest>>,
 }
 
 impl LibraryError {
@@ -20,6 +24,7 @@ impl LibraryError {
             path: path.to_owned(),
             found: found.into(),
             remedy: remedy.into(),
+            quarantined: None,
         }
     }
 }

@@ -7,25 +7,33 @@
 //! 3. read its bytes, once;
 //! 4. read the manifest, without running anything ([`inspect`]);
 //! 5. check that this host can run it: family, major version, target, GLIBC ([`inspect`]);
-//! 6. copy the bytes into the store, under their own hash ([`store`]);
-//! 7. open the copy ([`open`]);
-//! 8. compare the layouts, both ways (`tcw_abi::host`);
-//! 9. hand it the host's diagnostics.
+//! 6. refuse bytes that have crashed the worker too often;
+//! 7. copy the bytes into the store, under their own hash ([`store`]);
+//! 8. open the copy ([`open`]), under the eyes of [`crash`];
+//! 9. compare the layouts, both ways (`tcw_abi::host`);
+//! 10. hand it the host's diagnostics.
 //!
 //! Configuration and creation of the providers come after that, in [`crate::assembly`].
 //!
-//! A library is never unloaded, and no two versions of it ever share a path.
+//! A library is never unloaded, and no two versions of it ever share a path. What is to be loaded afresh, code and
+//! statics, is copied once more: a later *generation*.
 
+pub mod crash;
 mod diagnostics;
 mod error;
 pub mod find;
 pub mod inspect;
 mod open;
+#[cfg(all(target_os = "linux", target_pointer_width = "64"))]
+mod pages;
 mod store;
 mod verify;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use crash::{Identity, Loading};
 pub use error::LibraryError;
 pub use inspect::Inspection;
 use tcw_abi::host::Root;
@@ -53,11 +61,16 @@ impl Library {
     }
 }
 
+/// Bytes that are not loaded, by their SHA-256, and why: "it crashed the worker 3 times, ...".
+pub type Quarantine = BTreeMap<String, String>;
+
 /// Loads libraries into the host.
 #[derive(Clone, Debug)]
 pub struct Loader {
     store: PathBuf,
     diagnostics: Diagnostics,
+    quarantine: Arc<Quarantine>,
+    generation: u32,
 }
 
 impl Loader {
@@ -66,7 +79,36 @@ impl Loader {
         Loader {
             store: state.join("libraries"),
             diagnostics,
+            quarantine: Arc::default(),
+            generation: 0,
         }
+    }
+
+    /// The same, but for the bytes that are in quarantine.
+    #[must_use]
+    pub fn with_quarantine(mut self, quarantine: Quarantine) -> Self {
+        self.quarantine = Arc::new(quarantine);
+        self
+    }
+
+    /// A loader of fresh copies: what it loads shares neither code nor statics with anything that was loaded before.
+    #[must_use]
+    pub fn next_generation(&self) -> Self {
+        Loader {
+            generation: self.generation + 1,
+            ..self.clone()
+        }
+    }
+
+    /// How often the process has begun anew; 0 at its start.
+    pub fn generation(&self) -> u32 {
+        self.generation
+    }
+
+    /// Removes what later generations of processes that are gone have left in the store. For the worker that has the
+    /// state directory to itself.
+    pub fn sweep(&self) {
+        store::sweep(&self.store);
     }
 
     /// Loads one library, from a file or from a directory. Blocking; no code of the library runs but its
@@ -76,27 +118,66 @@ impl Loader {
         let files = verify::read(&found)?;
         let inspection = inspect::inspect(&found.main, &files.main().bytes)?;
         inspection.refuse_foreign()?;
-        let stored = store::keep(&self.store, &files)?;
+        self.refuse_quarantined(&found.main, &inspection.manifest, &files.sha256)?;
+        let stored = store::keep(&self.store, &files, self.generation)?;
+        let manifest = inspection.manifest;
+        let identity = Identity {
+            name: manifest.name.clone(),
+            version: manifest.version.clone(),
+            sha256: files.sha256.clone(),
+            path: readable(&found.main),
+        };
+        let loading = Loading::begin(identity, &stored);
         let root = open::open(&found.main, &stored, &self.store)?;
         root.initialise(
-            self.diagnostics.sink_for(&inspection.manifest.name),
+            self.diagnostics.sink_for(&manifest.name),
             self.diagnostics.level(),
         );
+        #[cfg(all(target_os = "linux", target_pointer_width = "64"))]
+        pages::give_back(&stored);
+        drop(loading);
         tracing::info!(
-            library = inspection.manifest.name,
-            version = inspection.manifest.version,
-            abi = inspection.manifest.abi.version,
+            library = manifest.name,
+            version = manifest.version,
+            abi = manifest.abi.version,
             sha256 = files.sha256,
             path = %found.main.display(),
             "library loaded"
         );
         Ok(Library {
-            manifest: inspection.manifest,
+            manifest,
             source: found.main,
             sha256: files.sha256,
             root,
         })
     }
+
+    fn refuse_quarantined(&self, path: &Path, manifest: &Manifest, sha256: &str) -> Result<(), LibraryError> {
+        let Some(why) = self.quarantine.get(sha256) else {
+            return Ok(());
+        };
+        let name = &manifest.name;
+        Err(LibraryError {
+            quarantined: Some(Box::new(manifest.clone())),
+            ..LibraryError::new(
+                path,
+                format!("{name} {} is quarantined: {why}", manifest.version),
+                format!("get another version, or try it again after `tcw-host library release {name}`"),
+            )
+        })
+    }
+}
+
+/// A path for a record: whoever reads that may stand elsewhere, and it is text.
+fn readable(path: &Path) -> PathBuf {
+    let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    PathBuf::from(path.to_string_lossy().into_owned())
+}
+
+/// The SHA-256 of the library at `path`, as [`Library::sha256`]; `None` if it would be refused.
+pub fn sha256(path: &Path) -> Option<String> {
+    let files = verify::read(&find::library(path).ok()?).ok()?;
+    Some(files.sha256)
 }
 
 fn file_name(path: &Path) -> String {

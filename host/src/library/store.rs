@@ -13,8 +13,14 @@ use super::LibraryError;
 use super::verify::{self, Content, Files};
 
 /// Puts the bytes into the store unless they are there, and answers the main file's path.
-pub(super) fn keep(store: &Path, files: &Files) -> Result<PathBuf, LibraryError> {
-    let directory = store.join(&files.sha256);
+///
+/// Of a generation but the first, the copy has a name of its own, and so an inode: the process would be given the code
+/// and the statics of the earlier generation otherwise.
+pub(super) fn keep(store: &Path, files: &Files, generation: u32) -> Result<PathBuf, LibraryError> {
+    let directory = match generation {
+        0 => store.join(&files.sha256),
+        later => store.join(format!("{}-{later}", files.sha256)),
+    };
     let trouble = |error: io::Error| {
         let remedy = match error.kind() {
             io::ErrorKind::StorageFull => {
@@ -55,6 +61,25 @@ pub(super) fn keep(store: &Path, files: &Files) -> Result<PathBuf, LibraryError>
         return intact(&directory, files).ok_or_else(|| trouble(error));
     }
     Ok(directory.join(&files.main().name))
+}
+
+/// Removes the copies of later generations that processes which are gone have made. The caller is the only one with this
+/// store that makes any.
+pub(super) fn sweep(store: &Path) {
+    for entry in fs::read_dir(store).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let copy = name
+            .to_str()
+            .and_then(|name| name.split_once('-'))
+            .is_some_and(|(hash, generation)| {
+                hash.len() == 64
+                    && hash.bytes().all(|byte| byte.is_ascii_hexdigit())
+                    && generation.bytes().all(|byte| byte.is_ascii_digit())
+            });
+        if copy && let Err(error) = fs::remove_dir_all(entry.path()) {
+            tracing::warn!(path = %entry.path().display(), %error, "a copy of a library is left in the store");
+        }
+    }
 }
 
 fn create(directory: &Path) -> io::Result<()> {

@@ -65,6 +65,7 @@ pub struct WorkerServices {
     temporary: PathBuf,
     pub(super) http: Http,
     pub(super) fetcher: Fetcher,
+    credentials: CredentialsSource,
     leases: Arc<dyn LeaseStore>,
     control: Arc<dyn WorkerControl>,
 }
@@ -77,13 +78,29 @@ impl WorkerServices {
         private_folder(&config.state)?;
         sweep(&temporary)?;
         Ok(Arc::new(WorkerServices {
-            http: Http::new(config.credentials, temporary.clone())?,
+            http: Http::new(Arc::clone(&config.credentials), temporary.clone())?,
+            credentials: config.credentials,
             fetcher: Fetcher::new(&config.worker.root_url),
             worker: config.worker,
             state: config.state,
             temporary,
             leases: config.leases,
             control: config.control,
+        }))
+    }
+
+    /// The same for fresh copies of the libraries, which control the worker through `control`. What the old copies still
+    /// use stays.
+    pub fn renewed(&self, control: Arc<dyn WorkerControl>) -> Result<Arc<Self>> {
+        Ok(Arc::new(WorkerServices {
+            worker: self.worker.clone(),
+            state: self.state.clone(),
+            temporary: self.temporary.clone(),
+            http: Http::new(Arc::clone(&self.credentials), self.temporary.clone())?,
+            fetcher: Fetcher::new(&self.worker.root_url),
+            credentials: Arc::clone(&self.credentials),
+            leases: Arc::clone(&self.leases),
+            control,
         }))
     }
 

@@ -69,7 +69,6 @@ struct State {
     /// Not before this is anything claimed again.
     not_before: Option<Instant>,
     failures: u32,
-    claimed: u64,
     idle_since: Instant,
     stop: Option<Stop>,
     stop_by: Option<tokio::time::Instant>,
@@ -109,6 +108,13 @@ impl Worker {
         self.board.clone()
     }
 
+    /// Goes on with a board on which others have written before: that of the libraries' last generation.
+    #[must_use]
+    pub fn on_board(mut self, board: Board) -> Self {
+        self.board = board;
+        self
+    }
+
     /// `release` makes the queue answer polls at once: for a queue in this process, where nothing is lost by it. Without
     /// it, a worker that leaves waits until its last poll has ended.
     #[must_use]
@@ -141,7 +147,6 @@ impl Worker {
             statuses: None,
             not_before: None,
             failures: 0,
-            claimed: 0,
             idle_since: Instant::now(),
             stop: None,
             stop_by: None,
@@ -209,7 +214,10 @@ impl Worker {
         if !state.running.is_empty() || state.poll.is_some() || !state.giving_back.is_empty() {
             return None;
         }
-        if let Some(fatal) = &state.fatal {
+        let reload = self.options.reload && matches!(state.fatal, Some(Exit::Unhealthy(_)));
+        if let Some(fatal) = &state.fatal
+            && !reload
+        {
             return Some(fatal.clone());
         }
         match &state.stop {
@@ -220,9 +228,12 @@ impl Worker {
         if self
             .options
             .number_of_tasks
-            .is_some_and(|most| state.claimed >= most)
+            .is_some_and(|most| self.board.claimed() >= most)
         {
             return Some(Exit::Done);
+        }
+        if reload {
+            return state.fatal.clone();
         }
         self.is_idle(state).then_some(Exit::Idle)
     }
@@ -247,7 +258,7 @@ impl Worker {
         let wanted = self
             .options
             .number_of_tasks
-            .map_or(u64::MAX, |most| most.saturating_sub(state.claimed));
+            .map_or(u64::MAX, |most| most.saturating_sub(self.board.claimed()));
         let free = capacity
             .saturating_sub(taken)
             .min(MOST_CLAIMS)
@@ -322,7 +333,7 @@ impl Worker {
 
     /// Writes the claims down, then starts them; when the worker is stopping, only to resolve them.
     async fn start(&self, state: &mut State, claims: Vec<Claim>) {
-        state.claimed += claims.len() as u64;
+        self.board.count(claims.len() as u64);
         let records = claims.iter().map(|claim| ClaimRecord {
             task_id: claim.task_id().clone(),
             run_id: claim.run_id,
@@ -461,9 +472,14 @@ impl Worker {
         if let Some(library) = report.unhealthy.first()
             && state.fatal.is_none()
         {
+            let then = if self.options.reload {
+                "fresh copies of all libraries are loaded after the running tasks"
+            } else {
+                "the worker leaves"
+            };
             tracing::error!(
                 library,
-                "the library is unhealthy: nothing more is claimed, and the worker leaves"
+                "the library is unhealthy: nothing more is claimed, and {then}"
             );
             state.fatal = Some(Exit::Unhealthy(library.clone()));
         }

@@ -25,6 +25,9 @@ use crate::queue::{Credentials, RunId, TaskId};
 /// The version of the file's form. A newer file is refused: this host cannot know what it means.
 const VERSION: i64 = 1;
 
+/// The file's name in the worker's directory.
+pub(super) const FILE: &str = "journal.sqlite";
+
 /// Why there is no journal.
 #[derive(Debug, thiserror::Error)]
 pub enum JournalError {
@@ -110,7 +113,7 @@ impl Journal {
             .create(directory)
             .map_err(unusable)?;
         let lock = lock(directory)?;
-        let path = directory.join("journal.sqlite");
+        let path = directory.join(FILE);
         // It holds credentials: made for this user alone before SQLite opens it.
         OpenOptions::new()
             .create(true)
@@ -261,7 +264,7 @@ impl Journal {
         .await
     }
 
-    async fn run<T, F>(&self, work: F) -> Result<T, JournalError>
+    pub(super) async fn run<T, F>(&self, work: F) -> Result<T, JournalError>
     where
         T: Send + 'static,
         F: FnOnce(&mut Connection) -> Result<T, rusqlite::Error> + Send + 'static,
@@ -335,6 +338,16 @@ fn prepare(connection: &mut Connection, path: &Path) -> Result<(), JournalError>
         VERSION => {}
         found => return Err(JournalError::Newer { path: path.to_owned(), found }),
     }
+    // They came later. An older host goes on without them.
+    connection
+        .execute_batch(
+            "create table if not exists crashes (
+                 at integer not null, sha256 text not null, name text not null, version text not null,
+                 path text not null, how text not null, primary key (sha256, at)
+             ) strict;
+             create table if not exists quarantine (sha256 text primary key) strict;",
+        )
+        .map_err(failed)?;
     // The files beside the main one inherit its mode; this is for a file from elsewhere.
     let private = std::os::unix::fs::PermissionsExt::from_mode(0o600);
     fs::set_permissions(path, private).map_err(|error| JournalError::Directory {

@@ -6,6 +6,7 @@
 
 mod cancellation;
 mod control;
+pub mod crashes;
 mod dispatch;
 pub mod journal;
 mod options;

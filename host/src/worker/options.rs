@@ -20,6 +20,8 @@ pub struct WorkerOptions {
     pub idle_timeout: Option<Duration>,
     /// How often the queue is asked whether running tasks were cancelled.
     pub cancellation_interval: Duration,
+    /// A library that panicked or hung is no reason to leave, only to begin anew: any other reason to stop comes first.
+    pub reload: bool,
     /// How long tasks have to end after the worker was told to stop now. Then the process leaves them to the next
     /// start.
     pub shutdown_bound: Duration,
@@ -33,6 +35,7 @@ impl Default for WorkerOptions {
             number_of_tasks: None,
             idle_timeout: None,
             cancellation_interval: Duration::from_secs(60),
+            reload: false,
             shutdown_bound: Duration::from_secs(150),
         }
     }

@@ -6,12 +6,14 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::watch::Receiver;
 
 use crate::queue::{RunId, TaskId, format_time};
 use crate::task::TaskControl;
@@ -19,9 +21,12 @@ use crate::task::TaskControl;
 /// How long somebody who asks, or is asked, may take.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// The tasks that hold a slot. Cheap to clone; the dispatcher keeps it.
+/// The tasks that hold a slot, and how many were claimed. Cheap to clone; the dispatcher keeps it.
 #[derive(Clone, Debug, Default)]
-pub struct Board(Arc<Mutex<BTreeMap<(String, u32), Entry>>>);
+pub struct Board {
+    entries: Arc<Mutex<BTreeMap<(String, u32), Entry>>>,
+    claimed: Arc<AtomicU64>,
+}
 
 #[derive(Clone, Debug)]
 struct Entry {
@@ -38,12 +43,20 @@ impl Board {
         self.entries().insert((task.to_string(), run.0), entry);
     }
 
+    pub(super) fn count(&self, claims: u64) {
+        self.claimed.fetch_add(claims, Ordering::Relaxed);
+    }
+
+    pub(super) fn claimed(&self) -> u64 {
+        self.claimed.load(Ordering::Relaxed)
+    }
+
     pub(super) fn remove(&self, task: &TaskId, run: RunId) {
         self.entries().remove(&(task.to_string(), run.0));
     }
 
     fn entries(&self) -> std::sync::MutexGuard<'_, BTreeMap<(String, u32), Entry>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn tasks(&self) -> Vec<Value> {
@@ -68,8 +81,12 @@ pub fn socket(directory: &Path) -> PathBuf {
     directory.join("status.sock")
 }
 
-/// Answers until the task is aborted. `about` is what does not change while the worker runs, an object.
-pub fn serve(directory: &Path, board: Board, about: Value) -> io::Result<tokio::task::JoinHandle<()>> {
+/// Answers until the task is aborted. `about` is what changes only with the libraries, an object.
+pub fn serve(
+    directory: &Path,
+    board: Board,
+    about: Receiver<Value>,
+) -> io::Result<tokio::task::JoinHandle<()>> {
     let path = socket(directory);
     // What an earlier process left; the caller holds the directory's lock.
     match std::fs::remove_file(&path) {
@@ -88,7 +105,7 @@ pub fn serve(directory: &Path, board: Board, about: Value) -> io::Result<tokio::
                     continue;
                 }
             };
-            let mut answer = about.clone();
+            let mut answer = about.borrow().clone();
             answer["tasks"] = board.tasks().into();
             tokio::spawn(async move {
                 // Who does not read the answer does not need it.
@@ -125,7 +142,8 @@ mod tests {
     async fn a_worker_says_what_runs() {
         let directory = tempfile::tempdir().unwrap();
         let board = Board::default();
-        let server = serve(directory.path(), board.clone(), json!({ "pid": 7 })).unwrap();
+        let (_about, about) = tokio::sync::watch::channel(json!({ "pid": 7 }));
+        let server = serve(directory.path(), board.clone(), about).unwrap();
         let (control, _receiver) = task_control();
         let since = format_time(control.status().since);
         let task: TaskId = "fN1SbArXTPSVFNUvaOlinQ".parse().unwrap();

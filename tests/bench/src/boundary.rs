@@ -46,7 +46,7 @@ fn call(runtime: &Runtime, library: &Library, pause: Option<Duration>, count: us
 }
 
 /// Two threads that send a word to and fro.
-fn ping_pong(pause: Option<Duration>, count: usize) -> f64 {
+pub(crate) fn ping_pong(pause: Option<Duration>, count: usize) -> f64 {
     let (ping, pings) = channel::<()>();
     let (pong, pongs) = channel::<()>();
     let other = std::thread::spawn(move || {

@@ -3,6 +3,7 @@
 //! Machines are noisy, so every ratio is the median of nine pairs, figure and yardstick taken in turns.
 
 mod boundary;
+mod many;
 mod pairs;
 mod worker;
 
@@ -19,6 +20,8 @@ pub(crate) struct Build {
     pub(crate) engine: PathBuf,
     /// A directory with every plugin.
     pub(crate) plugins: PathBuf,
+    /// The library of a plugin that does nothing.
+    pub(crate) nothing: PathBuf,
     /// How many pairs; an odd number.
     pub(crate) pairs: usize,
 }
@@ -30,6 +33,9 @@ const FIGURES: &[(&str, Measure)] = &[
     ("hook-round-trip", boundary::back_to_back),
     ("hook-round-trip-idle", boundary::after_idling),
     ("library-load", boundary::load),
+    ("plugin-per-task", many::per_task),
+    ("libraries-threads", many::threads),
+    ("libraries-memory", many::memory),
     ("task-overhead", worker::overhead),
     ("tasks-per-second", worker::throughput),
     ("host-memory-idle", worker::memory),
@@ -48,6 +54,7 @@ fn main() -> ExitCode {
         host: built.join("tcw-host"),
         engine: built.join("libnative_engine.so"),
         plugins: plugins.into(),
+        nothing: built.join("libnothing_plugin.so"),
         pairs: std::env::var("TCW_BENCH_PAIRS")
             .ok()
             .and_then(|text| text.parse().ok())

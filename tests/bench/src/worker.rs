@@ -27,14 +27,12 @@ fn definition() -> Value {
     })
 }
 
-fn start(build: &Build, state: &Path, capacity: u32, tasks: Option<usize>) -> Child {
+fn start(build: &Build, plugins: &[&Path], state: &Path, capacity: u32, tasks: Option<usize>) -> Child {
     let mut command = Command::new(&build.host);
-    command
-        .arg("run")
-        .arg("--engine")
-        .arg(&build.engine)
-        .arg("--plugins")
-        .arg(&build.plugins);
+    command.arg("run").arg("--engine").arg(&build.engine);
+    for directory in plugins {
+        command.arg("--plugins").arg(directory);
+    }
     command
         .arg("--state-directory")
         .arg(state)
@@ -87,11 +85,11 @@ fn statuses(runtime: &Runtime, state: &Path, tasks: &[TaskId]) -> Vec<TaskStatus
 }
 
 /// Milliseconds from the first start to the last end of `count` tasks.
-fn span(build: &Build, capacity: u32, count: usize) -> f64 {
+pub(crate) fn span(build: &Build, plugins: &[&Path], capacity: u32, count: usize) -> f64 {
     let runtime = Runtime::new().expect("threads");
     let state = tempfile::tempdir().expect("a directory");
     let tasks = fill(&runtime, state.path(), count);
-    let status = start(build, state.path(), capacity, Some(count))
+    let status = start(build, plugins, state.path(), capacity, Some(count))
         .wait()
         .expect("tcw-host ends");
     assert!(status.success(), "tcw-host ended with {status}");
@@ -127,14 +125,14 @@ fn plain_true() -> f64 {
 /// What a task of `true` costs at capacity 1 beyond fork, exec and wait.
 pub(crate) fn overhead(build: &Build) -> Figure {
     const COUNT: usize = 40;
-    let figure = || span(build, 1, COUNT) / COUNT as f64 - plain_true();
+    let figure = || span(build, &[&build.plugins], 1, COUNT) / COUNT as f64 - plain_true();
     Figure::pairs(build.pairs, "ms", Target::AtMost(8.0), figure, plain_true)
 }
 
 /// Tasks of `true` a second at capacity 8; the yardstick runs as many `true` in eight threads.
 pub(crate) fn throughput(build: &Build) -> Figure {
     const COUNT: usize = 400;
-    let figure = || COUNT as f64 / (span(build, 8, COUNT) / 1000.0);
+    let figure = || COUNT as f64 / (span(build, &[&build.plugins], 8, COUNT) / 1000.0);
     let yardstick = || {
         let start = Instant::now();
         std::thread::scope(|scope| {
@@ -157,10 +155,18 @@ pub(crate) fn throughput(build: &Build) -> Figure {
     Figure::pairs(build.pairs, "tasks/s", Target::AtLeast(200.0), figure, yardstick)
 }
 
-/// Resident memory of the worker that waits for tasks with every library loaded.
-pub(crate) fn memory(build: &Build) -> Figure {
+/// What an idle worker holds.
+pub(crate) struct Idle {
+    /// Megabytes that are resident.
+    pub(crate) resident: f64,
+    /// Threads.
+    pub(crate) threads: f64,
+}
+
+/// A worker that has run one task and waits for the next.
+pub(crate) fn idle(build: &Build, plugins: &[&Path]) -> Idle {
     let state = tempfile::tempdir().expect("a directory");
-    let mut host = start(build, state.path(), 8, None);
+    let mut host = start(build, plugins, state.path(), 8, None);
     wait_for_queue(state.path());
     // It has claimed once when a task was run; then it idles in its next poll.
     let runtime = Runtime::new().expect("threads");
@@ -168,26 +174,39 @@ pub(crate) fn memory(build: &Build) -> Figure {
         let client = client(state.path());
         let task = TaskId::random();
         client.create_task(&task, &definition()).await.expect("a task");
-        while !client
-            .status(&task)
-            .await
-            .expect("its status")
-            .state
-            .is_resolved()
-        {
+        let status = loop {
+            let status = client.status(&task).await.expect("its status");
+            if status.state.is_resolved() {
+                break status;
+            }
             tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+        };
+        assert_eq!(format!("{:?}", status.state), "Completed");
     });
+    // Threads for blocking work end when they had none for ten seconds; until then their number is chance.
+    std::thread::sleep(Duration::from_secs(12));
     let status = fs::read_to_string(format!("/proc/{}/status", host.id())).expect("the process");
-    let resident = status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmRSS:"))
-        .expect("VmRSS");
-    let kilobytes: f64 = resident.trim().trim_end_matches(" kB").parse().expect("a number");
+    let field = |name: &str| -> f64 {
+        let text = status
+            .lines()
+            .find_map(|line| line.strip_prefix(name))
+            .expect("a line of the process's status");
+        text.trim().trim_end_matches(" kB").parse().expect("a number")
+    };
+    let idle = Idle {
+        resident: field("VmRSS:") / 1024.0,
+        threads: field("Threads:"),
+    };
     let id = rustix::process::Pid::from_child(&host);
     rustix::process::kill_process(id, rustix::process::Signal::TERM).expect("a signal");
     host.wait().expect("tcw-host ends");
-    Figure::alone(kilobytes / 1024.0, "MB", Target::AtMost(40.0))
+    idle
+}
+
+/// Resident memory of the worker that waits for tasks with every library loaded.
+pub(crate) fn memory(build: &Build) -> Figure {
+    let resident = idle(build, &[&build.plugins]).resident;
+    Figure::alone(resident, "MB", Target::AtMost(40.0))
 }
 
 /// From the start of the process to the claim of a task that waited for it; the yardstick starts it for `--version`.
@@ -197,7 +216,7 @@ pub(crate) fn first_claim(build: &Build) -> Figure {
         let state = tempfile::tempdir().expect("a directory");
         let tasks = fill(&runtime, state.path(), 1);
         let begun = std::time::SystemTime::now();
-        let status = start(build, state.path(), 1, Some(1))
+        let status = start(build, &[&build.plugins], state.path(), 1, Some(1))
             .wait()
             .expect("tcw-host ends");
         assert!(status.success(), "tcw-host ended with {status}");

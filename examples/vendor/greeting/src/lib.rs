@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use tcw_abi::engine::{feature, SandboxBuilder, VariableClass};
+use tcw_abi::engine::{SandboxBuilder, VariableClass, feature};
 use tcw_abi::plugin::{EngineHandle, Plugin, PluginDescription, PluginProvider, PluginProviderDescription, TaskPlugin};
-use tcw_abi::serde_json::{json, Value};
+use tcw_abi::serde_json::{Value, json};
 use tcw_abi::services::{Services, TaskContext};
-use tcw_abi::{async_trait, Result};
+use tcw_abi::{Result, async_trait};
 
 struct GreetingProvider;
 
@@ -70,3 +70,6 @@ impl TaskPlugin for GreetingTask {
 }
 
 tcw_abi::export_library! { name: "greeting", plugins: [GreetingProvider] }
+
+#[cfg(test)]
+mod tests;
