@@ -1,9 +1,11 @@
 //! tcw-host: the library behind the binary.
 
 pub mod assembly;
+pub mod check;
 pub mod cli;
 pub mod config;
 pub mod library;
+pub mod lint;
 mod memory;
 pub mod queue;
 pub mod schema;

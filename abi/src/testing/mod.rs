@@ -2,8 +2,10 @@
 //! them.
 //!
 //! They keep the promises that a library relies on (one pipe a task, worker lines on fresh lines, folders that are
-//! gone after `dispose`) and nothing more: no queue, no compression, no network.
+//! gone after `dispose`) and nothing more: no queue, no compression, no network. [`conformance`] is what every engine and
+//! every plugin has to do, as cases that run against any of them.
 
+pub mod conformance;
 mod sandbox;
 mod services;
 mod task;

@@ -1,7 +1,7 @@
 //! A sandbox without an engine, for the tests of plugins: it remembers what a plugin did to it and answers what the
 //! test put into it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
@@ -10,11 +10,13 @@ use tokio::sync::watch;
 
 use super::handle_with;
 use crate::engine::{
-    EngineDescription, ExtractedFile, FileInfo, FolderStream, Report, ResultSet, Sandbox, SandboxBuilder,
-    SandboxDescription, VariableClass, Volume, VolumeBuilder,
+    EngineDescription, ExtractedFile, FileInfo, FolderStream, Limits, Report, ResultSet, Sandbox,
+    SandboxBuilder, SandboxDescription, VariableClass, Volume, VolumeBuilder,
 };
 use crate::error::{Error, ErrorKind, Result};
+use crate::io::Handle;
 use crate::plugin::EngineHandle;
+use crate::runtime::blocking;
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -42,16 +44,28 @@ impl EngineHandle for FakeEngineHandle {
     }
 }
 
-/// Takes environment variables, by the rules.
+/// Takes environment variables, files, volumes and proxies, by the rules; devices and limits without looking.
 #[derive(Default)]
 pub struct FakeBuilder {
     variables: Mutex<BTreeMap<(String, VariableClass), String>>,
+    /// Paths, mount points and proxies that are taken.
+    taken: Mutex<BTreeSet<(&'static str, String)>>,
 }
 
 impl FakeBuilder {
     /// A new one.
     pub fn new() -> Arc<FakeBuilder> {
         Arc::default()
+    }
+
+    fn take(&self, what: &'static str, name: String) -> Result<()> {
+        if lock(&self.taken).insert((what, name.clone())) {
+            return Ok(());
+        }
+        Err(Error::new(
+            ErrorKind::NamingConflict,
+            format!("there is {what} '{name}' already"),
+        ))
     }
 
     /// The variables of one class.
@@ -87,6 +101,40 @@ impl SandboxBuilder for FakeBuilder {
         }
         variables.insert(key, value);
         Ok(())
+    }
+
+    async fn put_file(&self, path: String, content: Handle, _mode: u32) -> Result<()> {
+        blocking(move || {
+            std::io::copy(&mut content.into_file(), &mut std::io::sink())?;
+            Ok(())
+        })
+        .await?;
+        self.take("a file", path)
+    }
+
+    async fn attach_volume(&self, mount_point: String, _volume_id: String, _read_only: bool) -> Result<()> {
+        self.take("a volume at", mount_point)
+    }
+
+    async fn attach_device(&self, _kind: String) -> Result<()> {
+        Ok(())
+    }
+
+    async fn set_limits(&self, _limits: Limits) -> Result<()> {
+        Ok(())
+    }
+
+    async fn attach_proxy(&self, name: String, _endpoint: String) -> Result<String> {
+        let valid = name.is_empty()
+            || ((3..=22).contains(&name.len()) && name.bytes().all(|byte| byte.is_ascii_lowercase()));
+        if !valid {
+            return Err(Error::malformed(format!(
+                "'{name}' cannot be the name of a proxy"
+            )));
+        }
+        let url = format!("http://taskcluster/{name}");
+        self.take("a proxy", name)?;
+        Ok(url)
     }
 
     async fn start(&self) -> Result<Arc<dyn Sandbox>> {
@@ -167,19 +215,19 @@ pub struct FakeResult {
 impl FakeResult {
     /// Without files.
     pub fn new(report: Report) -> Arc<FakeResult> {
-        Self::with_files(report, [])
+        Self::with_files::<String>(report, [])
     }
 
     /// With files.
-    pub fn with_files(
+    pub fn with_files<P: Into<String>>(
         report: Report,
-        files: impl IntoIterator<Item = (&'static str, FakeFile)>,
+        files: impl IntoIterator<Item = (P, FakeFile)>,
     ) -> Arc<FakeResult> {
         Arc::new(FakeResult {
             report,
             files: files
                 .into_iter()
-                .map(|(path, file)| (path.to_owned(), file))
+                .map(|(path, file)| (path.into(), file))
                 .collect(),
         })
     }

@@ -1,13 +1,14 @@
 //! Services without a worker: folders are real, the rest is remembered.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use serde_json::Value;
 
+use crate::engine::LeaseRecord;
 use crate::error::{Error, Result};
 use crate::services::{
     CacheEntry, CacheRequest, ErrorReport, FetchRequest, Fetched, FolderDescription, HttpRequest,
@@ -18,8 +19,10 @@ use crate::services::{
 /// Services that make folders beneath one of their own, which is removed with them.
 pub struct FakeServices {
     root: PathBuf,
+    /// What stays when this is dropped: the caller's directory.
+    kept: bool,
     next: AtomicU64,
-    leases: Arc<Mutex<BTreeMap<String, Value>>>,
+    leases: Arc<Leases>,
     stops: Mutex<Vec<(StopMode, String)>>,
 }
 
@@ -33,12 +36,27 @@ impl FakeServices {
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let root = std::env::temp_dir().join(format!("tcw-test-{}-{number}", std::process::id()));
         std::fs::create_dir_all(&root).expect("a folder for the test's files");
-        Arc::new(FakeServices {
+        Arc::new(Self::at(root, false))
+    }
+
+    /// Services whose folders and leases are in `directory` and stay there, so that a later process finds what an
+    /// earlier one left.
+    pub fn within(directory: &Path) -> Result<Arc<FakeServices>> {
+        std::fs::create_dir_all(directory.join("leases"))?;
+        Ok(Arc::new(Self::at(directory.to_owned(), true)))
+    }
+
+    fn at(root: PathBuf, kept: bool) -> FakeServices {
+        FakeServices {
+            leases: Arc::new(Leases {
+                records: Mutex::default(),
+                directory: kept.then(|| root.join("leases")),
+            }),
             root,
+            kept,
             next: AtomicU64::new(0),
-            leases: Arc::default(),
             stops: Mutex::default(),
-        })
+        }
     }
 
     /// As the trait object that libraries take.
@@ -47,13 +65,51 @@ impl FakeServices {
     }
 
     /// Where the folders are.
-    pub fn root(&self) -> &std::path::Path {
+    pub fn root(&self) -> &Path {
         &self.root
+    }
+
+    /// The temporary folders that there are.
+    pub fn folders(&self) -> Result<Vec<String>> {
+        let mut names = Vec::new();
+        for entry in std::fs::read_dir(&self.root)? {
+            let name = entry?.file_name().to_string_lossy().into_owned();
+            if name.starts_with("folder-") {
+                names.push(name);
+            }
+        }
+        Ok(names)
     }
 
     /// What has been leased and not released.
     pub fn leases(&self) -> BTreeMap<String, Value> {
-        self.leases.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.leases
+            .records()
+            .iter()
+            .map(|(id, record)| (id.clone(), record.data.clone()))
+            .collect()
+    }
+
+    /// What other processes have leased in this directory and not released: what
+    /// [`Engine::recover`](crate::engine::Engine::recover) is given.
+    pub fn leases_of_the_dead(&self) -> Result<Vec<LeaseRecord>> {
+        let mut found = Vec::new();
+        let Some(directory) = &self.leases.directory else {
+            return Ok(found);
+        };
+        for entry in std::fs::read_dir(directory)? {
+            let record: LeaseRecord = serde_json::from_slice(&std::fs::read(entry?.path())?)
+                .map_err(|error| Error::internal(format!("a lease cannot be read: {error}")))?;
+            if !self.leases.records().contains_key(&record.id) {
+                found.push(record);
+            }
+        }
+        Ok(found)
+    }
+
+    /// Takes a lease of a dead process off the list, as the host does with those that were released.
+    pub fn forget_lease(&self, id: &str) -> Result<()> {
+        self.leases.remove(id)
     }
 
     /// How often and why the worker was asked to stop.
@@ -64,10 +120,53 @@ impl FakeServices {
     fn number(&self) -> u64 {
         self.next.fetch_add(1, Ordering::Relaxed)
     }
+
+    /// Unique among all processes that share the directory.
+    fn name(&self, kind: &str) -> String {
+        if self.kept {
+            format!("{kind}-{}-{}", std::process::id(), self.number())
+        } else {
+            format!("{kind}-{}", self.number())
+        }
+    }
+}
+
+struct Leases {
+    records: Mutex<BTreeMap<String, LeaseRecord>>,
+    directory: Option<PathBuf>,
+}
+
+impl Leases {
+    fn records(&self) -> MutexGuard<'_, BTreeMap<String, LeaseRecord>> {
+        self.records.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn add(&self, record: LeaseRecord) -> Result<()> {
+        if let Some(directory) = &self.directory {
+            let text = serde_json::to_vec(&record).map_err(|error| Error::internal(error.to_string()))?;
+            std::fs::write(directory.join(&record.id), text)?;
+        }
+        self.records().insert(record.id.clone(), record);
+        Ok(())
+    }
+
+    fn remove(&self, id: &str) -> Result<()> {
+        self.records().remove(id);
+        match &self.directory {
+            Some(directory) => match std::fs::remove_file(directory.join(id)) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.into()),
+                _ => Ok(()),
+            },
+            None => Ok(()),
+        }
+    }
 }
 
 impl Drop for FakeServices {
     fn drop(&mut self) {
+        if self.kept {
+            return;
+        }
         // What a test left behind on purpose may be unremovable; the next boot clears the temporary directory.
         let _ = std::fs::remove_dir_all(&self.root);
     }
@@ -100,7 +199,7 @@ impl Services for FakeServices {
     }
 
     async fn temporary_folder(&self) -> Result<Arc<dyn TemporaryFolder>> {
-        let path = self.root.join(format!("folder-{}", self.number()));
+        let path = self.root.join(self.name("folder"));
         std::fs::create_dir(&path)?;
         Ok(Arc::new(Folder(path)))
     }
@@ -120,11 +219,12 @@ impl Services for FakeServices {
     }
 
     async fn lease(&self, request: LeaseRequest) -> Result<Arc<dyn Lease>> {
-        let id = format!("lease-{}", self.number());
-        self.leases
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(id.clone(), request.data);
+        let id = self.name("lease");
+        self.leases.add(LeaseRecord {
+            id: id.clone(),
+            schema_version: request.schema_version,
+            data: request.data,
+        })?;
         Ok(Arc::new(FakeLease {
             id,
             leases: Arc::clone(&self.leases),
@@ -172,7 +272,7 @@ impl TemporaryFolder for Folder {
 
 struct FakeLease {
     id: String,
-    leases: Arc<Mutex<BTreeMap<String, Value>>>,
+    leases: Arc<Leases>,
 }
 
 #[async_trait]
@@ -182,10 +282,6 @@ impl Lease for FakeLease {
     }
 
     async fn release(&self) -> Result<()> {
-        self.leases
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(&self.id);
-        Ok(())
+        self.leases.remove(&self.id)
     }
 }

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::{Read, Seek, Write};
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -18,7 +19,8 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::io::Handle;
 use crate::services::{
     ArtifactPointer, ArtifactRecord, ArtifactUpload, CancelReason, ClosedLog, ClosedLogInfo, ContentEncoding,
-    FetchRequest, Fetched, HttpRequest, HttpResponse, LogLevel, LogReader, TaskContext, TaskInfo,
+    FetchRequest, Fetched, HttpRequest, HttpResponse, LogLength, LogLevel, LogProgress, LogReader,
+    TaskContext, TaskInfo,
 };
 
 /// Longer than anything in a test takes; reached only by a test that would otherwise hang.
@@ -36,14 +38,49 @@ pub struct FakeArtifact {
 #[derive(Default)]
 struct Log {
     bytes: Vec<u8>,
+    /// The same without the worker's own lines: what came through the pipe.
+    output: Vec<u8>,
+    /// Where readers find the bytes, once there is a reader.
+    mirror: Option<Mirror>,
     /// Only so that tests can look for what a plugin did, without parsing the log.
     lines: Vec<(LogLevel, String)>,
+}
+
+struct Mirror {
+    file: File,
+    path: PathBuf,
+}
+
+impl Drop for Mirror {
+    fn drop(&mut self) {
+        // It may have been removed with everything else in the temporary directory.
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+impl Log {
+    fn append(&mut self, bytes: &[u8]) {
+        self.bytes.extend_from_slice(bytes);
+        if let Some(mirror) = &mut self.mirror {
+            // A disk that is full shows in what the readers see.
+            let _ = mirror.file.write_all(bytes);
+        }
+    }
+}
+
+/// How far the log has got.
+#[derive(Clone, Copy, Default)]
+struct Progress {
+    length: usize,
+    /// Nobody can write into the pipe any more.
+    ended: bool,
+    closed: bool,
 }
 
 struct Shared {
     log: Mutex<Log>,
     read_end: File,
-    grown: watch::Sender<usize>,
+    progress: watch::Sender<Progress>,
 }
 
 impl Shared {
@@ -53,7 +90,10 @@ impl Shared {
         loop {
             match (&self.read_end).read(&mut chunk) {
                 Ok(0) => return false,
-                Ok(length) => log.bytes.extend_from_slice(&chunk[..length]),
+                Ok(length) => {
+                    log.output.extend_from_slice(&chunk[..length]);
+                    log.append(&chunk[..length]);
+                }
                 Err(_) => return true,
             }
         }
@@ -64,7 +104,7 @@ impl Shared {
 pub struct FakeTask {
     info: TaskInfo,
     shared: Arc<Shared>,
-    write_end: OwnedFd,
+    write_end: Mutex<Option<OwnedFd>>,
     cancel: watch::Sender<Option<CancelReason>>,
     uploads: Mutex<Vec<FakeArtifact>>,
     pointers: Mutex<Vec<ArtifactPointer>>,
@@ -104,7 +144,7 @@ impl FakeTask {
         let shared = Arc::new(Shared {
             log: Mutex::default(),
             read_end: File::from(read_end),
-            grown: watch::Sender::new(0),
+            progress: watch::Sender::default(),
         });
         let reader = Arc::clone(&shared);
         std::thread::Builder::new()
@@ -117,7 +157,10 @@ impl FakeTask {
                     }
                     let mut log = lock(&reader.log);
                     let open = reader.drain(&mut log);
-                    reader.grown.send_replace(log.bytes.len());
+                    reader.progress.send_modify(|progress| {
+                        progress.length = log.bytes.len();
+                        progress.ended = !open;
+                    });
                     if !open {
                         return;
                     }
@@ -127,7 +170,7 @@ impl FakeTask {
         Arc::new(FakeTask {
             info,
             shared,
-            write_end,
+            write_end: Mutex::new(Some(write_end)),
             cancel: watch::Sender::new(None),
             uploads: Mutex::default(),
             pointers: Mutex::default(),
@@ -158,10 +201,10 @@ impl FakeTask {
     /// # Panics
     /// If it has not come after a minute.
     pub async fn wait_for_log(&self, text: &str) {
-        let mut grown = self.shared.grown.subscribe();
+        let mut progress = self.shared.progress.subscribe();
         let seen = tokio::time::timeout(PATIENCE, async {
             while !self.log_text().contains(text) {
-                if grown.changed().await.is_err() {
+                if progress.changed().await.is_err() {
                     break;
                 }
             }
@@ -171,6 +214,35 @@ impl FakeTask {
             "'{text}' did not appear in the log:\n{}",
             self.log_text()
         );
+    }
+
+    /// What came through the pipe so far: the log without the worker's own lines.
+    pub fn output(&self) -> Vec<u8> {
+        let mut log = lock(&self.shared.log);
+        self.shared.drain(&mut log);
+        log.output.clone()
+    }
+
+    /// Returns when `text` has come through the pipe; false if it has not after `patience`.
+    pub async fn wait_for_output(&self, text: &str, patience: Duration) -> bool {
+        let mut progress = self.shared.progress.subscribe();
+        let seen = tokio::time::timeout(patience, async {
+            while !String::from_utf8_lossy(&self.output()).contains(text) {
+                if progress.changed().await.is_err() {
+                    return;
+                }
+            }
+        });
+        seen.await.is_ok()
+    }
+
+    /// Gives up the task's own end of the pipe, and returns when nobody else has one: only then is the log complete.
+    /// False if somebody still has one after `patience`.
+    pub async fn output_ends(&self, patience: Duration) -> bool {
+        drop(lock(&self.write_end).take());
+        let mut progress = self.shared.progress.subscribe();
+        let ended = tokio::time::timeout(patience, progress.wait_for(|progress| progress.ended));
+        matches!(ended.await, Ok(Ok(_)))
     }
 
     /// Ends the task early.
@@ -196,6 +268,9 @@ impl FakeTask {
     /// Closes the log. It is not compressed, whatever `info` says.
     pub fn close_log(&self, info: ClosedLogInfo) {
         *lock(&self.closed) = Some(info);
+        self.shared
+            .progress
+            .send_modify(|progress| progress.closed = true);
     }
 
     fn accepts_artifacts(&self) -> Result<()> {
@@ -219,14 +294,17 @@ impl TaskContext for FakeTask {
     }
 
     async fn log_handle(&self) -> Result<Handle> {
-        Ok(Handle::from(self.write_end.try_clone()?))
+        match &*lock(&self.write_end) {
+            Some(end) => Ok(Handle::from(end.try_clone()?)),
+            None => Err(Error::violation("the task's log is closed")),
+        }
     }
 
     async fn log_line(&self, level: LogLevel, text: String) -> Result<()> {
         let mut log = lock(&self.shared.log);
         self.shared.drain(&mut log);
         if log.bytes.last().is_some_and(|byte| *byte != b'\n') {
-            log.bytes.push(b'\n');
+            log.append(b"\n");
         }
         let prefix = match level {
             LogLevel::Info => "[taskcluster 2026-01-01T00:00:00.000Z]",
@@ -234,16 +312,33 @@ impl TaskContext for FakeTask {
             LogLevel::Error => "[taskcluster:error]",
         };
         for line in text.lines() {
-            log.bytes
-                .extend_from_slice(format!("{prefix} {line}\n").as_bytes());
+            log.append(format!("{prefix} {line}\n").as_bytes());
         }
         log.lines.push((level, text));
-        self.shared.grown.send_replace(log.bytes.len());
+        let length = log.bytes.len();
+        self.shared
+            .progress
+            .send_modify(|progress| progress.length = length);
         Ok(())
     }
 
     async fn log_reader(&self) -> Result<LogReader> {
-        Err(Error::unsupported("the fake task has no log reader"))
+        let mut log = lock(&self.shared.log);
+        self.shared.drain(&mut log);
+        if log.mirror.is_none() {
+            let (mut file, path) = temporary_file("log")?;
+            file.write_all(&log.bytes)?;
+            log.mirror = Some(Mirror { file, path });
+        }
+        // Opened anew, so that every reader has a position of its own.
+        let file = match &log.mirror {
+            Some(mirror) => File::open(&mirror.path)?,
+            None => return Err(Error::internal("the log has no mirror")),
+        };
+        Ok(LogReader {
+            file: file.into(),
+            progress: Arc::new(Follow(self.shared.progress.subscribe())),
+        })
     }
 
     async fn closed_log(&self) -> Result<ClosedLog> {
@@ -312,16 +407,38 @@ fn record(upload: &ArtifactUpload, length: usize) -> ArtifactRecord {
     }
 }
 
-/// A seekable handle with these bytes, at its start: a file without a name.
-pub fn handle_with(content: &[u8]) -> Result<Handle> {
+struct Follow(watch::Receiver<Progress>);
+
+#[async_trait]
+impl LogProgress for Follow {
+    async fn wait(&self, offset: u64) -> Result<LogLength> {
+        let mut progress = self.0.clone();
+        let reached = progress
+            .wait_for(|progress| progress.length as u64 > offset || progress.closed)
+            .await
+            .map_err(|_| Error::violation("the task is gone"))?;
+        Ok(LogLength {
+            length: reached.length as u64,
+            closed: reached.closed,
+        })
+    }
+}
+
+fn temporary_file(kind: &str) -> Result<(File, PathBuf)> {
     static NEXT: AtomicU64 = AtomicU64::new(0);
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
-    let path = std::env::temp_dir().join(format!("tcw-handle-{}-{number}", std::process::id()));
-    let mut file = File::options()
+    let path = std::env::temp_dir().join(format!("tcw-{kind}-{}-{number}", std::process::id()));
+    let file = File::options()
         .read(true)
         .write(true)
         .create_new(true)
         .open(&path)?;
+    Ok((file, path))
+}
+
+/// A seekable handle with these bytes, at its start: a file without a name.
+pub fn handle_with(content: &[u8]) -> Result<Handle> {
+    let (mut file, path) = temporary_file("handle")?;
     std::fs::remove_file(&path)?;
     file.write_all(content)?;
     file.rewind()?;

@@ -1,6 +1,7 @@
 //! A task before it starts.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::io::Read;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -118,13 +119,20 @@ impl SandboxBuilder for MockSandboxBuilder {
                 "{name:?} cannot be the name of a variable"
             )));
         }
-        self.with_setup(|setup| {
-            let values = setup.variables.entry(name.clone()).or_default();
-            if values.insert(class, value).is_some() {
-                return Err(taken("a variable of the same rank", &name));
-            }
-            Ok(())
-        })
+        if value.contains('\0') {
+            return Err(Error::malformed(format!(
+                "the value of the variable {name} has the character NUL in it, which no program can be given"
+            )));
+        }
+        self.with_setup(
+            |setup| match setup.variables.entry(name.clone()).or_default().entry(class) {
+                Entry::Occupied(_) => Err(taken("a variable of the same rank", &name)),
+                Entry::Vacant(place) => {
+                    place.insert(value);
+                    Ok(())
+                }
+            },
+        )
     }
 
     async fn put_file(&self, path: String, content: Handle, mode: u32) -> Result<()> {

@@ -78,6 +78,10 @@ impl Stage {
                 tokio::time::sleep(Duration::from_millis(500)).await;
                 Ok(true)
             }
+            Function::WriteLogWait => {
+                self.print(argument).await?;
+                std::future::pending().await
+            }
             Function::FloodLog => self.flood(argument).await,
             Function::WriteFiles => {
                 for path in argument.split(' ').filter(|path| !path.is_empty()) {
@@ -85,6 +89,10 @@ impl Stage {
                 }
                 Ok(true)
             }
+            Function::PrintFile => match self.setup.files.get(&argument) {
+                Some(file) => self.write(file.content.clone()).await.map(|()| true),
+                None => Ok(false),
+            },
             Function::PrintEnvVar => match self.setup.variable(&argument).map(str::to_owned) {
                 Some(value) => self.print(value).await.map(|()| true),
                 None => Ok(false),

@@ -21,8 +21,10 @@ pub(crate) enum Function {
     WriteLog,
     WriteErrorLog,
     WriteLogSleep,
+    WriteLogWait,
     FloodLog,
     WriteFiles,
+    PrintFile,
     PrintEnvVar,
     MalformedPayloadInitial,
     MalformedPayloadAfterStart,
@@ -59,6 +61,10 @@ const FUNCTIONS: &[(&str, &str)] = &[
         "prints the argument and waits for half a second",
     ),
     (
+        "write-log-wait",
+        "prints the argument and runs until it is killed or aborted",
+    ),
+    (
         "flood-log",
         "prints as many bytes as the argument, a number, says, in lines",
     ),
@@ -66,6 +72,7 @@ const FUNCTIONS: &[(&str, &str)] = &[
         "write-files",
         "writes `Hello World` into files whose names stand in the argument, separated by spaces",
     ),
+    ("print-file", "prints the file that was put at the argument"),
     (
         "print-env-var",
         "prints the variable that is named by the argument",

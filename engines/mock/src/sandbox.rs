@@ -17,7 +17,7 @@ use crate::builder::Setup;
 use crate::display;
 use crate::engine::{Shared, Slot};
 use crate::faults::Place;
-use crate::files::{Files, stream};
+use crate::files::stream;
 use crate::functions::Stage;
 use crate::payload::Payload;
 use crate::result::MockResultSet;
@@ -97,9 +97,11 @@ impl Core {
     /// Runs the task to its end.
     async fn drive(self: Arc<Self>, stage: Stage, slot: Slot) {
         let since = Instant::now();
+        // A task that is killed leaves what it was given.
+        let given = stage.setup.files.clone();
         let outcome = tokio::select! {
             biased;
-            () = self.ordered() => Ok((None, Files::new())),
+            () = self.ordered() => Ok((None, given)),
             outcome = stage.perform() => outcome.map(|(code, files)| (Some(code), files)),
         };
         // Open shells keep a task running; orders end them.

@@ -10,7 +10,7 @@ use tokio::net::UnixStream;
 use tokio::sync::watch;
 
 /// As long as `sleep` sleeps if nobody aborts it.
-const SLEEP: Duration = Duration::from_secs(10);
+const SLEEP: Duration = Duration::from_secs(60);
 
 /// Nobody needs more to name a command.
 const LONGEST_COMMAND: u64 = 64 * 1024;

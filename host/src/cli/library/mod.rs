@@ -1,4 +1,7 @@
-//! `tcw-host library`: what files say about themselves, without running any of their code, and which have crashed.
+//! `tcw-host library`: what files say about themselves, whether they do what they have to, and which have crashed.
+
+mod check;
+mod lint;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -6,9 +9,9 @@ use std::process::ExitCode;
 use clap::{Args, Subcommand};
 use serde_json::json;
 
-use super::flags::WorkerFlags;
-use super::outcome::{Failure, status};
-use super::{start, terminal};
+use crate::cli::flags::WorkerFlags;
+use crate::cli::outcome::{Failure, status};
+use crate::cli::{start, terminal};
 use crate::config::Config;
 use crate::library::{self, Inspection, LibraryError, find, inspect, open_here};
 use crate::worker::crashes::{self, CrashHistory, crash_histories};
@@ -52,21 +55,48 @@ enum Commands {
         /// The copy in the store
         file: PathBuf,
     },
+    /// Run the cases that every engine and every plugin has to pass, each in a process of its own
+    Check(check::Arguments),
+    /// Is the file fit to be shipped: exports, panics, size, what it needs, schemas, documentation
+    Lint(lint::Arguments),
+    /// For this program itself: supervises one case
+    #[command(hide = true)]
+    SuperviseCase { directory: PathBuf },
+    /// For this program itself: runs one case
+    #[command(hide = true)]
+    RunCase {
+        directory: PathBuf,
+        #[arg(long)]
+        stage: usize,
+    },
 }
 
 pub(super) async fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
-    // Reading files of many megabytes is nothing for the threads that poll.
-    tokio::task::spawn_blocking(move || match arguments.command {
-        Commands::List { paths, worker } => list(&paths, &worker),
-        Commands::Release { name, worker } => release(&name, &worker.load_quietly()?),
-        Commands::Inspect { files, json } => inspect_all(&files, json),
+    match arguments.command {
+        // Reading files of many megabytes is nothing for the threads that poll.
+        Commands::List { paths, worker } => blocking(move || list(&paths, &worker)).await,
+        Commands::Release { name, worker } => blocking(move || release(&name, &worker.load_quietly()?)).await,
+        Commands::Inspect { files, json } => blocking(move || inspect_all(&files, json)).await,
         Commands::Probe { file } => {
-            open_here(&file).map_err(Failure::general)?;
-            Ok(ExitCode::SUCCESS)
+            blocking(move || {
+                open_here(&file).map_err(Failure::general)?;
+                Ok(ExitCode::SUCCESS)
+            })
+            .await
         }
-    })
-    .await
-    .map_err(Failure::general)?
+        Commands::Check(arguments) => check::run(arguments).await,
+        Commands::Lint(arguments) => lint::run(arguments).await,
+        Commands::SuperviseCase { directory } => check::supervise(&directory).await,
+        Commands::RunCase { directory, stage } => check::run_case(&directory, stage).await,
+    }
+}
+
+async fn blocking(
+    work: impl FnOnce() -> Result<ExitCode, Failure> + Send + 'static,
+) -> Result<ExitCode, Failure> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(Failure::general)?
 }
 
 type Row = [String; 6];
