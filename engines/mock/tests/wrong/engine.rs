@@ -17,11 +17,15 @@ use crate::volumes::{WrongVolume, WrongVolumeBuilder};
 
 static PROCESSES: Mutex<Vec<Child>> = Mutex::new(Vec::new());
 
-/// Ends what was left behind on purpose.
-pub(crate) fn end_processes() {
-    for mut child in lock(&PROCESSES).drain(..) {
-        child.kill().expect("it is a child and not waited for");
-        child.wait().expect("the same");
+/// Ends what was left behind on purpose, when the test is over.
+pub(crate) struct EndsProcesses;
+
+impl Drop for EndsProcesses {
+    fn drop(&mut self) {
+        for mut child in lock(&PROCESSES).drain(..) {
+            child.kill().expect("it is a child and not waited for");
+            child.wait().expect("the same");
+        }
     }
 }
 

@@ -285,6 +285,7 @@ const TABLE: &[(Wrong, &str, &str)] = &[
 // One test: some cases count the descriptors and the threads of the process.
 #[tokio::test(flavor = "multi_thread")]
 async fn each_broken_promise_fails_the_case_that_is_about_it_and_unbroken_none_does() {
+    let _ends_what_is_left = engine::EndsProcesses;
     for (wrong, case, words) in TABLE {
         assert_eq!(run(case, Wrong::Nothing).await, None, "{case}");
         let Some(failure) = run(case, *wrong).await else {
@@ -299,5 +300,4 @@ async fn each_broken_promise_fails_the_case_that_is_about_it_and_unbroken_none_d
         };
         assert!(found, "{case}, {wrong:?}: {failure}");
     }
-    engine::end_processes();
 }
