@@ -28,6 +28,7 @@ fn needs(needs: &[Need]) -> String {
         .map(|need| match need {
             Need::Feature(name) => format!("feature `{name}`"),
             Need::Payload(purpose) => format!("`{}`", purpose.name),
+            Need::Scripts => "`script`".to_owned(),
             Need::ShellScripts => "`shells.command` or `script`".to_owned(),
             Need::DefaultShell => "`shells` or `script`".to_owned(),
         })

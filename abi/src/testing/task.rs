@@ -119,14 +119,26 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl FakeTask {
     /// A task with plausible ids that expires in the far future.
     pub fn new() -> Arc<FakeTask> {
+        Self::with_id("fN1SbArXTPSVFNUvaOlinQ".into())
+    }
+
+    /// The same with an id that no other such task has, of this process or of one that runs at the same time.
+    pub(super) fn with_own_id() -> Arc<FakeTask> {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let process = u64::from(std::process::id()) % 10_000_000;
+        Self::with_id(format!("fN1SbArX{process:07}{:06}A", number % 1_000_000))
+    }
+
+    fn with_id(task_id: String) -> Arc<FakeTask> {
         Self::with_info(TaskInfo {
-            task_id: "fN1SbArXTPSVFNUvaOlinQ".into(),
+            task_group_id: "fN1SbArXTPSVFNUvaOlinQ".into(),
+            task_id,
             run_id: 0,
             definition: Value::Null,
             deadline: "2100-01-01T00:00:00.000Z".into(),
             expires: "2101-01-01T00:00:00.000Z".into(),
             scopes: Vec::new(),
-            task_group_id: "fN1SbArXTPSVFNUvaOlinQ".into(),
             worker_pool_id: "test/pool".into(),
             worker_group: "group".into(),
             worker_id: "worker".into(),

@@ -13,7 +13,7 @@ use tcw_abi::{Error, ErrorKind, Result, async_trait};
 
 use crate::engine::{Shared, Slot};
 use crate::faults::Place;
-use crate::files::{Files, MemoryFile, check_name};
+use crate::files::{Files, MemoryFile, check_name, check_path, is_taken};
 use crate::payload::Payload;
 use crate::proxy::Proxies;
 use crate::sandbox::MockSandbox;
@@ -40,6 +40,17 @@ impl Setup {
     pub(crate) fn variable(&self, name: &str) -> Option<&str> {
         let values = self.variables.get(name)?;
         values.values().next_back().map(String::as_str)
+    }
+
+    /// A file that was put, or one in a volume.
+    pub(crate) fn file(&self, path: &str) -> Option<MemoryFile> {
+        let in_volume = || {
+            self.mounts.iter().find_map(|(point, mount)| {
+                let below = path.strip_prefix(point.as_str())?.strip_prefix('/')?;
+                mount.content.files().get(below).cloned()
+            })
+        };
+        self.files.get(path).cloned().or_else(in_volume)
     }
 }
 
@@ -138,7 +149,7 @@ impl SandboxBuilder for MockSandboxBuilder {
     async fn put_file(&self, path: String, content: Handle, mode: u32) -> Result<()> {
         self.shared.require(feature::PUT_FILE)?;
         self.payload.faults.at(Place::PutFile).await?;
-        check_name("a path", &path)?;
+        check_path(&path)?;
         let content = blocking(move || {
             let mut bytes = Vec::new();
             content.into_file().read_to_end(&mut bytes)?;
@@ -147,10 +158,11 @@ impl SandboxBuilder for MockSandboxBuilder {
         .await?;
         self.with_setup(|setup| {
             let file = MemoryFile { content, mode };
-            match setup.files.insert(path.clone(), file) {
-                Some(_) => Err(taken("a file", &path)),
-                None => Ok(()),
+            if is_taken(&setup.files, &path) {
+                return Err(taken("a file", &path));
             }
+            setup.files.insert(path, file);
+            Ok(())
         })
     }
 
@@ -165,9 +177,12 @@ impl SandboxBuilder for MockSandboxBuilder {
         })?;
         self.with_setup(|setup| {
             let mount = Mount { content, read_only };
-            match setup.mounts.insert(mount_point.clone(), mount) {
-                Some(_) => Err(taken("a mount point", &mount_point)),
-                None => Ok(()),
+            match setup.mounts.entry(mount_point) {
+                Entry::Occupied(place) => Err(taken("a mount point", place.key())),
+                Entry::Vacant(place) => {
+                    place.insert(mount);
+                    Ok(())
+                }
             }
         })
     }

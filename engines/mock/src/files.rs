@@ -45,3 +45,26 @@ pub(crate) fn check_name(what: &str, name: &str) -> Result<()> {
     }
     Ok(())
 }
+
+/// A path of files that are made: within what they are made in.
+pub(crate) fn check_path(path: &str) -> Result<()> {
+    check_name("a path", path)?;
+    let usable = path.split('/').all(|name| !matches!(name, "" | "." | ".."));
+    if usable {
+        return Ok(());
+    }
+    Err(Error::malformed(format!(
+        "{path:?} cannot be the path of a file: the mock engine takes relative ones, without '.' and '..'"
+    )))
+}
+
+/// Whether a file is in the way of another: the same path, or one that would have to be its folder.
+pub(crate) fn is_taken(files: &Files, path: &str) -> bool {
+    let above = path.match_indices('/').map(|(end, _)| &path[..end]);
+    let below = format!("{path}/");
+    above.chain([path]).any(|path| files.contains_key(path))
+        || files
+            .range(below.clone()..)
+            .next()
+            .is_some_and(|(path, _)| path.starts_with(&below))
+}

@@ -16,6 +16,9 @@ use crate::payload::{Function, Payload};
 /// What lies in every file that a function writes.
 const HELLO: &[u8] = b"Hello World";
 
+/// `write-many` writes no more, whatever its argument.
+const MOST_FILES: u64 = 100_000;
+
 /// What a volume has after `write-volume`.
 const VOLUME_FILE: &str = "written-by-mock";
 
@@ -89,8 +92,26 @@ impl Stage {
                 }
                 Ok(true)
             }
-            Function::PrintFile => match self.setup.files.get(&argument) {
-                Some(file) => self.write(file.content.clone()).await.map(|()| true),
+            Function::WriteMany => {
+                let count = number("write-many needs a number of files", &argument)?;
+                for number in 0..count.min(MOST_FILES) {
+                    let file = MemoryFile {
+                        content: number.to_string().into_bytes(),
+                        mode: 0o644,
+                    };
+                    self.setup.files.insert(format!("many/{number}"), file);
+                }
+                Ok(true)
+            }
+            Function::PrintFile => match self.setup.file(&argument) {
+                Some(file) => self.write(file.content).await.map(|()| true),
+                None => Ok(false),
+            },
+            Function::PrintMode => match self.setup.file(&argument) {
+                Some(file) => self
+                    .print(format!("{:o}", file.mode & 0o777))
+                    .await
+                    .map(|()| true),
                 None => Ok(false),
             },
             Function::PrintEnvVar => match self.setup.variable(&argument).map(str::to_owned) {
@@ -124,10 +145,7 @@ impl Stage {
     }
 
     async fn flood(&self, argument: String) -> Result<bool> {
-        let mut left: u64 = argument
-            .trim()
-            .parse()
-            .map_err(|_| Error::malformed(format!("flood-log needs a number of bytes, not {argument:?}")))?;
+        let mut left = number("flood-log needs a number of bytes", &argument)?;
         let mut chunk = b"0123456789abcdefghijklmnopqrstuvwxyz-mock-engine-floods-the-log".to_vec();
         chunk.push(b'\n');
         let chunk = chunk.repeat(1024);
@@ -168,6 +186,11 @@ impl Stage {
             }
         }
     }
+}
+
+fn number(needs: &str, argument: &str) -> Result<u64> {
+    let parsed = argument.trim().parse();
+    parsed.map_err(|_| Error::malformed(format!("{needs}, not {argument:?}")))
 }
 
 fn hello() -> MemoryFile {

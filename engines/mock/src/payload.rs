@@ -24,7 +24,9 @@ pub(crate) enum Function {
     WriteLogWait,
     FloodLog,
     WriteFiles,
+    WriteMany,
     PrintFile,
+    PrintMode,
     PrintEnvVar,
     MalformedPayloadInitial,
     MalformedPayloadAfterStart,
@@ -72,7 +74,18 @@ const FUNCTIONS: &[(&str, &str)] = &[
         "write-files",
         "writes `Hello World` into files whose names stand in the argument, separated by spaces",
     ),
-    ("print-file", "prints the file that was put at the argument"),
+    (
+        "write-many",
+        "writes as many files as the argument, a number, says: `many/0` and so on, each with its number",
+    ),
+    (
+        "print-file",
+        "prints the file that was put at the argument, or that is there in a volume",
+    ),
+    (
+        "print-mode",
+        "prints the permissions of such a file, in octal digits",
+    ),
     (
         "print-env-var",
         "prints the variable that is named by the argument",

@@ -20,7 +20,7 @@ pub(crate) struct MockResultSet {
     exit_code: Option<i32>,
     files: Files,
     wall: Duration,
-    /// Given back by `dispose`.
+    /// Given back by `dispose`; then the files are gone, too.
     slot: Mutex<Option<Slot>>,
 }
 
@@ -40,6 +40,13 @@ impl MockResultSet {
             files,
             wall,
             slot: Mutex::new(slot),
+        }
+    }
+
+    fn in_use(&self) -> Result<()> {
+        match *self.slot.lock().unwrap_or_else(PoisonError::into_inner) {
+            Some(_) => Ok(()),
+            None => Err(Error::violation("the results have been disposed of")),
         }
     }
 }
@@ -77,6 +84,7 @@ impl ResultSet for MockResultSet {
     async fn extract_file(&self, path: String) -> Result<ExtractedFile> {
         self.shared.require(feature::ARTIFACTS)?;
         self.payload.faults.at(Place::ExtractFile).await?;
+        self.in_use()?;
         check_name("a path", &path)?;
         match self.files.get(&path) {
             Some(file) => extracted(String::new(), file),
@@ -87,6 +95,7 @@ impl ResultSet for MockResultSet {
     async fn extract_folder(&self, path: String) -> Result<Arc<dyn FolderStream>> {
         self.shared.require(feature::ARTIFACTS)?;
         self.payload.faults.at(Place::ExtractFolder).await?;
+        self.in_use()?;
         check_name("a path", &path)?;
         let prefix = format!("{}/", path.trim_end_matches('/'));
         let mut files: Vec<(String, MemoryFile)> = self

@@ -12,7 +12,7 @@ use tcw_abi::runtime::{blocking, handle};
 use tcw_abi::{Error, Result, async_trait};
 use tokio::task::JoinHandle;
 
-use crate::files::{Files, MemoryFile, check_name};
+use crate::files::{Files, MemoryFile, check_path};
 
 /// What sandboxes mount.
 #[derive(Debug, Default)]
@@ -112,13 +112,13 @@ fn used_up() -> Error {
 #[async_trait]
 impl VolumeBuilder for MockVolumeBuilder {
     async fn write_folder(&self, path: String) -> Result<()> {
-        check_name("a folder", &path)?;
+        check_path(&path)?;
         // Folders are where files are.
         self.incoming().as_ref().map(drop).ok_or_else(used_up)
     }
 
     async fn write_file(&self, path: String, mode: u32) -> Result<Handle> {
-        check_name("a file", &path)?;
+        check_path(&path)?;
         let (mut ours, theirs) = UnixStream::pair()?;
         let bytes = handle()?.spawn_blocking(move || {
             let mut bytes = Vec::new();

@@ -13,6 +13,8 @@ use std::path::{Component, Path, PathBuf};
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, RawDir, ResolveFlags, Stat};
 use rustix::io::Errno;
 
+use crate::links::Names;
+
 /// Deeper folders are not looked into.
 const DEEPEST: usize = 100;
 
@@ -27,6 +29,7 @@ pub(crate) struct Found {
     pub(crate) file: File,
     pub(crate) size: u64,
     pub(crate) mode: u32,
+    pub(crate) names: Names,
 }
 
 /// The path as the kernel is to resolve it: relative to the task's directory. An absolute one has to name the
@@ -60,7 +63,7 @@ pub(crate) fn open_root(path: &Path) -> Result<OwnedFd, Errno> {
 }
 
 /// Resolves `path` beneath `root` without opening what is there.
-fn locate(root: impl AsFd, path: &Path, follow: bool) -> Result<OwnedFd, Reason> {
+pub(crate) fn locate(root: impl AsFd, path: &Path, follow: bool) -> Result<OwnedFd, Reason> {
     let mut resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
     if !follow {
         resolve |= ResolveFlags::NO_SYMLINKS;
@@ -98,7 +101,7 @@ fn walk(root: impl AsFd, path: &Path) -> Result<OwnedFd, Reason> {
     Ok(at)
 }
 
-fn explain(error: Errno) -> Reason {
+pub(crate) fn explain(error: Errno) -> Reason {
     match error {
         Errno::NOENT | Errno::NOTDIR => "it does not exist".into(),
         Errno::XDEV => {
@@ -131,7 +134,7 @@ fn kind_of(status: &Stat) -> &'static str {
 
 /// Opens the inode that was located and looked at. `/proc/self/fd` is the only way to do so without resolving the
 /// path once more.
-fn reopen(located: &OwnedFd, flags: OFlags) -> Result<OwnedFd, Reason> {
+pub(crate) fn reopen(located: &OwnedFd, flags: OFlags) -> Result<OwnedFd, Reason> {
     rustix::fs::open(
         format!("/proc/self/fd/{}", located.as_raw_fd()),
         flags | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY,
@@ -151,6 +154,7 @@ pub(crate) fn open_file(root: impl AsFd, path: &Path, follow: bool) -> Result<Fo
         file: File::from(reopen(&located, OFlags::RDONLY)?),
         size: u64::try_from(status.st_size).unwrap_or(0),
         mode: status.st_mode & 0o7777,
+        names: Names::from(&status),
     })
 }
 

@@ -10,7 +10,7 @@
 //! result     files out of the task's directory
 //! ```
 //!
-//! and beneath them `directory` and `beneath` (files), `environment`, `command` (finding and starting programs),
+//! and beneath them `directory`, `beneath` and `links` (files), `environment`, `command` (finding and starting programs),
 //! `tree` (all processes of a task), `spawn` (the C library), `log_text` (what is printed into the task log),
 //! `background` (what goes on when a call has returned).
 
@@ -22,6 +22,7 @@ mod directory;
 mod driver;
 mod engine;
 mod environment;
+mod links;
 mod log_text;
 mod payload;
 mod result;

@@ -14,6 +14,7 @@ use tokio::sync::OnceCell;
 
 use crate::beneath::{self, Found, Listing, Reason};
 use crate::directory::TaskDirectory;
+use crate::links::Links;
 
 /// As many entries that are left out of a folder are named in the log.
 const NAMED: usize = 10;
@@ -22,6 +23,7 @@ pub(crate) struct NativeResultSet {
     report: Report,
     directory: Arc<TaskDirectory>,
     task: Arc<dyn TaskContext>,
+    links: Arc<Links>,
     disposed: OnceCell<()>,
 }
 
@@ -31,6 +33,7 @@ impl NativeResultSet {
             report,
             directory,
             task,
+            links: Arc::default(),
             disposed: OnceCell::new(),
         }
     }
@@ -71,9 +74,11 @@ impl ResultSet for NativeResultSet {
     async fn extract_file(&self, path: String) -> Result<ExtractedFile> {
         self.in_use()?;
         let directory = Arc::clone(&self.directory);
+        let links = Arc::clone(&self.links);
         blocking(move || {
             beneath::relative(directory.path(), &path)
                 .and_then(|below| beneath::open_file(directory.handle(), below, true))
+                .and_then(|found| links.all_inside(&directory.handle(), found.names).map(|()| found))
                 .map(|found| extracted(found, String::new()))
                 .map_err(|reason| not_found("file", &path, reason))
         })
@@ -83,12 +88,14 @@ impl ResultSet for NativeResultSet {
     async fn extract_folder(&self, path: String) -> Result<Arc<dyn FolderStream>> {
         self.in_use()?;
         let directory = Arc::clone(&self.directory);
+        let links = Arc::clone(&self.links);
         let asked = path.clone();
         let (folder, Listing { files, left_out }) = blocking(move || {
             let open = || {
                 let below = beneath::relative(directory.path(), &asked)?;
                 let folder = beneath::open_folder(directory.handle(), below)?;
-                let listing = beneath::list(&folder)?;
+                let mut listing = beneath::list(&folder)?;
+                links.leave_out(&directory.handle(), &folder, &mut listing);
                 Ok((folder, listing))
             };
             open().map_err(|reason| not_found("folder", &asked, reason))

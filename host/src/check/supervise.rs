@@ -55,10 +55,15 @@ pub async fn supervise(directory: &Path) -> io::Result<()> {
     }
 }
 
+/// Whoever has ended below, and how.
+type Ended = (Pid, WaitStatus);
+
 async fn run_stages(place: &Place, job: &Job) -> io::Result<Outcome> {
+    // One for all stages: what one has left may keep its reaper waiting, which then takes the children of the next.
+    let (sender, mut reaped) = mpsc::unbounded_channel::<Ended>();
     for stage in 0..job.stages {
         let last = stage + 1 == job.stages;
-        let outcome = run_stage(place, job, stage, last).await?;
+        let outcome = run_stage(place, job, stage, last, &sender, &mut reaped).await?;
         if last || outcome != Outcome::Passed {
             return Ok(outcome);
         }
@@ -66,8 +71,14 @@ async fn run_stages(place: &Place, job: &Job) -> io::Result<Outcome> {
     Ok(Outcome::Failed("the case has no stages".to_owned()))
 }
 
-async fn run_stage(place: &Place, job: &Job, stage: usize, last: bool) -> io::Result<Outcome> {
-    let (sender, mut reaped) = mpsc::unbounded_channel::<(Pid, WaitStatus)>();
+async fn run_stage(
+    place: &Place,
+    job: &Job,
+    stage: usize,
+    last: bool,
+    sender: &mpsc::UnboundedSender<Ended>,
+    reaped: &mut mpsc::UnboundedReceiver<Ended>,
+) -> io::Result<Outcome> {
     let output = File::options().create(true).append(true).open(place.output())?;
     let temporary = place.temporary();
     fs::create_dir_all(&temporary)?;
@@ -86,6 +97,7 @@ async fn run_stage(place: &Place, job: &Job, stage: usize, last: bool) -> io::Re
     let pid = Pid::from_child(&child);
     // Orphans become zombies here. A thread takes them all, and the child among them, so `child` is never waited for.
     drop(child);
+    let sender = sender.clone();
     std::thread::Builder::new().name("reaper".into()).spawn(move || {
         descendants::reap(|pid, status| {
             // Nobody listens any more when the stage is over.

@@ -158,6 +158,12 @@ impl Bench {
         self.build_for(purpose, words).await?.start().await
     }
 
+    /// Runs a POSIX shell script to its end, however that is.
+    pub(super) async fn script(&self, script: &str) -> Result<Ended<'_>, Failure> {
+        let payload = self.drive.script_payload(script)?;
+        self.build(payload).await?.start().await?.wait().await
+    }
+
     /// Runs a task that serves `purpose` to its end, which has to be a success.
     pub async fn succeed(&self, purpose: &Purpose, words: &[(&str, &str)]) -> Result<Ended<'_>, Failure> {
         let ended = self.start(purpose, words).await?.wait().await?;
@@ -188,7 +194,21 @@ impl Bench {
                 .await
                 .map(drop)?;
         }
-        self.ok("Engine.dispose", self.engine.dispose()).await
+        self.ok("Engine.dispose", self.engine.dispose()).await?;
+        let leases = self.services.leases();
+        Failure::unless(leases.is_empty(), || {
+            format!("Engine.dispose has returned, and there are still leases: {leases:?}")
+        })?;
+        // An earlier stage's may be left: who removes temporary folders is the host.
+        let own = format!("folder-{}-", std::process::id());
+        let mut folders = self
+            .services
+            .folders()
+            .map_err(|error| Failure::new(format!("the case's directory: {error}")))?;
+        folders.retain(|name| name.starts_with(&own));
+        Failure::unless(folders.is_empty(), || {
+            format!("Engine.dispose has returned, and there are still temporary folders: {folders:?}")
+        })
     }
 }
 
@@ -221,6 +241,11 @@ impl<'a> Built<'a> {
             .bench
             .ok("SandboxBuilder.start", self.builder.start())
             .await?;
+        self.started(sandbox).await
+    }
+
+    /// Goes on with the sandbox that the builder's `start` has answered.
+    pub(super) async fn started(self, sandbox: Arc<dyn Sandbox>) -> Result<Running<'a>, Failure> {
         {
             let mut open = self.bench.open();
             open.sandboxes.push(Arc::clone(&sandbox));
@@ -297,6 +322,11 @@ impl<'a> Running<'a> {
     /// Aborts it, after which there are no results and nobody may hold its output.
     pub async fn abort(self) -> Result<(), Failure> {
         self.bench.ok("Sandbox.abort", self.sandbox.abort()).await?;
+        self.aborted().await
+    }
+
+    /// What has to be so after an abort.
+    pub(super) async fn aborted(self) -> Result<(), Failure> {
         let aborted = [ErrorKind::SandboxAborted];
         for what in ["Sandbox.wait after abort", "Sandbox.wait after abort, again"] {
             self.bench.refused(what, &aborted, self.sandbox.wait()).await?;
@@ -312,7 +342,8 @@ pub struct Ended<'a> {
     bench: &'a Bench,
     /// The task.
     pub task: Arc<FakeTask>,
-    builder: Arc<dyn SandboxBuilder>,
+    /// The builder that started it.
+    pub builder: Arc<dyn SandboxBuilder>,
     /// Its sandbox, which has ended.
     pub sandbox: Arc<dyn Sandbox>,
     /// What it left.

@@ -156,6 +156,14 @@ impl Drive {
         self.mount_point.clone().unwrap_or_else(|| self.path("volume"))
     }
 
+    /// The options for a new volume; `{}` without any.
+    pub fn volume_options(&self) -> Value {
+        match &self.volume_options {
+            Value::Null => Value::Object(serde_json::Map::new()),
+            given => given.clone(),
+        }
+    }
+
     /// The command that runs a POSIX script in a shell.
     pub fn shell_command(&self, script: &str) -> Option<Vec<String>> {
         let words = [("{script}".to_owned(), script)];

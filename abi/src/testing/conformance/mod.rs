@@ -7,6 +7,9 @@
 //! drive.rs     how an engine is driven: the vendor's check file
 //! purpose.rs   what a payload can be needed for, each with a script for engines that run a POSIX shell
 //! stage.rs     what all cases have: patience, tasks, where they are
+//! server.rs    what a proxy leads to
+//! together.rs  calls at one time
+//! processes.rs what runs below this process
 //! bench.rs     an engine and the ways to run a task on it, with the checks that every case makes by the way
 //! failure.rs   an expectation that was not met
 //! ```
@@ -14,20 +17,35 @@
 //! The other files are groups of cases. A group is a list of [`Case`]s and a function for each; it is named in
 //! [`cases`]. A case says what it needs; where that is not there, it does not apply.
 
+mod abort;
 mod artifacts;
 mod bench;
+mod cancel;
+mod concurrency;
+mod displays;
 mod drive;
 mod engine;
 mod environment;
 mod failure;
+mod folders;
 mod kill;
+mod late;
 mod log;
+mod paths;
 mod plugin_bench;
 mod plugins;
+mod processes;
+mod proxies;
 pub mod purpose;
 mod put_file;
+mod recovery;
+mod remains;
+mod server;
 mod shells;
 mod stage;
+mod together;
+mod volume_builders;
+mod volumes;
 
 use std::future::Future;
 use std::path::PathBuf;
@@ -56,6 +74,8 @@ pub enum Need {
     Feature(&'static str),
     /// A payload.
     Payload(&'static Purpose),
+    /// Tasks that run POSIX scripts: `script` in the check file. For what only a script can be told.
+    Scripts,
     /// A shell that runs POSIX scripts: `shells.command` or `script` in the check file.
     ShellScripts,
     /// What to write into the default shell: `shells.hello`, `shells.fail` and `shells.wait`.
@@ -108,6 +128,18 @@ pub fn cases() -> impl Iterator<Item = &'static Case> {
         artifacts::CASES,
         shells::CASES,
         kill::CASES,
+        abort::CASES,
+        cancel::CASES,
+        late::CASES,
+        concurrency::CASES,
+        volumes::CASES,
+        volume_builders::CASES,
+        proxies::CASES,
+        displays::CASES,
+        paths::CASES,
+        folders::CASES,
+        recovery::CASES,
+        remains::CASES,
     ]
     .into_iter()
     .flatten()
@@ -126,6 +158,10 @@ impl Case {
             Need::Payload(purpose) => {
                 (!drive.has(purpose)).then(|| format!("the check file has no payload for '{}'", purpose.name))
             }
+            Need::Scripts => drive
+                .script
+                .is_none()
+                .then(|| "the check file has no `script`".to_owned()),
             Need::ShellScripts => drive
                 .shell_command("")
                 .is_none()
@@ -186,6 +222,10 @@ pub async fn run_engine_case(
     let outcome = run(&bench).await.map_err(|failure| bench.explain(failure));
     if let Err(failure) = &outcome {
         on_failure(failure);
+    } else if stage + 1 < case.stages.len() {
+        // The process is killed as it stands: nothing may be cleaned up, not by destructors either.
+        std::mem::forget(bench);
+        return Ok(());
     }
     let torn_down = bench.tear_down().await;
     // What went wrong first is what matters; what was torn down in the middle may complain.

@@ -42,6 +42,9 @@ purposes! {
         Some("yes 0123456789abcdefghijklmnopqrstuvwxyz | head -c {bytes}");
     PRINT_AND_WAIT = "print-and-wait", "Prints the line `{text}`, and runs until it is ended from outside.",
         Some("printf '%s\\n' '{text}'; while :; do sleep 1; done");
+    PRINT_AND_RESIST = "print-and-resist",
+        "Prints the line `{text}`, and runs until it is ended from outside, whatever it is asked: it has to be forced.",
+        Some("trap '' TERM INT HUP QUIT; printf '%s\\n' '{text}'; while :; do sleep 1; done");
     WAIT_FOR_FILE = "wait-for-file",
         "Prints the line `{text}`, runs until there is a file `{file}`, which a shell makes, and succeeds.",
         Some("printf '%s\\n' '{text}'; while [ ! -e '{file}' ]; do sleep 0.05; done");
@@ -58,11 +61,20 @@ purposes! {
          separated by single spaces; makes the folders; succeeds.",
         Some("for file in {files}; do case $file in */*) mkdir -p \"${file%/*}\";; esac; \
               printf 'Hello World' > \"$file\" || exit 1; done");
+    WRITE_MANY = "write-many",
+        "Writes `{count}` files `many/0`, `many/1` and so on, each with its own number as text, without a newline, and \
+         succeeds.",
+        Some("mkdir many && cd many || exit 1; i=0; while [ $i -lt {count} ]; do printf %s $i > $i || exit 1; \
+              i=$((i + 1)); done");
     WRITE_EXECUTABLE = "write-executable",
         "Writes any bytes into the file `{file}` with the permissions 0750, and succeeds.",
         Some("umask 0; printf '#!/bin/sh\\n' > '{file}' && chmod 750 '{file}'");
     PRINT_FILE = "print-file", "Prints the bytes of the file `{file}`, and succeeds; fails if there is none.",
         Some("cat '{file}'");
+    PRINT_MODE = "print-mode",
+        "Prints the permission bits of the file `{file}` as three octal digits and a newline, and succeeds; fails if \
+         there is none.",
+        Some("stat -c %a '{file}'");
     PING_PROXY = "ping-proxy",
         "Prints the line `Pinging`, sends GET to the address `{url}`, prints the body of the answer, and succeeds if \
          its status is 200.",
@@ -85,7 +97,9 @@ mod tests {
     fn a_script_uses_every_word_in_braces_of_its_definition() {
         for purpose in ALL {
             let Some(script) = purpose.script else { continue };
-            for word in ["text", "bytes", "variable", "files", "file", "url", "mount"] {
+            for word in [
+                "text", "bytes", "variable", "files", "file", "url", "mount", "count",
+            ] {
                 let placeholder = format!("{{{word}}}");
                 assert_eq!(
                     purpose.about.contains(&placeholder),

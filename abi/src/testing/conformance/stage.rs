@@ -43,14 +43,22 @@ impl Stage {
         (self.on_step)(what);
     }
 
-    /// A new task. A failure of the case shows the end of its log.
+    /// A new task, with an id of its own. A failure of the case shows the end of its log.
     pub fn task(&self) -> Arc<FakeTask> {
-        let task = FakeTask::new();
+        let task = FakeTask::with_own_id();
         self.tasks
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .push(Arc::clone(&task));
         task
+    }
+
+    /// Lets go of a task whose log nobody will ask for, with the descriptors that it has.
+    pub(super) fn forget_task(&self, task: &Arc<FakeTask>) {
+        self.tasks
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .retain(|other| !Arc::ptr_eq(other, task));
     }
 
     /// How many tasks there are; each keeps the read end of its log open.

@@ -120,6 +120,43 @@ async fn a_folder_gives_its_plain_files_sorted_and_names_the_rest() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_file_is_given_out_only_if_all_of_its_names_are_inside() {
+    let scene = scene().await;
+    let outside = scene.services.root().join("outside");
+    std::fs::write(&outside, "not for everybody").unwrap();
+    let result = scene
+        .run(script(&format!(
+            "mkdir -p out/b; echo own > out/one; ln out/one out/b/two; ln out/one three; \
+             ln '{}' out/theirs",
+            outside.display()
+        )))
+        .await;
+    assert!(result.report().success, "{}", scene.task.log_text());
+    for path in ["out/one", "out/b/two", "three"] {
+        assert_eq!(text(&*result, path).await, "own\n", "{path}");
+    }
+    let error = result.extract_file("out/theirs".into()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ResourceNotFound);
+    assert!(
+        error.message().contains("a hard link to a file outside"),
+        "{error}"
+    );
+    let folder = result.extract_folder("out".into()).await.unwrap();
+    let mut files = Vec::new();
+    while let Some(file) = patiently(folder.next()).await.unwrap() {
+        files.push(file.info.path);
+    }
+    assert_eq!(files, ["b/two", "one"]);
+    let log = scene.task.log_text();
+    assert!(
+        log.contains("theirs (a hard link to a file outside the task directory)"),
+        "{log}"
+    );
+    result.dispose().await.unwrap();
+    assert_eq!(std::fs::read_to_string(outside).unwrap(), "not for everybody");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn files_are_put_before_the_start_and_only_into_the_directory() {
     let scene = scene().await;
     let builder = scene.builder(script("cat in/put; ./in/run")).await;
