@@ -139,10 +139,10 @@ fn a_panic_where_a_builder_is_thrown_away_is_the_engines_although_a_plugin_faile
     unhealthy(
         scene,
         "libwrong_panics.so",
-        "wrong: build_sandbox\n  wrongEngine: discard",
+        "wrongApart: build_sandbox\n  wrongEngine: discard",
         Author::Incident,
         &[
-            "ERROR plugin 'nests-plugin', build_sandbox: wrong in build_sandbox, with a detail",
+            "ERROR plugin 'nests-apart', build_sandbox: wrong in build_sandbox, with a detail",
             "ERROR engine 'panics', giving the sandbox back: SandboxBuilder.discard panicked: wrong in discard, as it was",
         ],
     );
