@@ -1,4 +1,4 @@
-//! What the process's allocator does with large buffers: the thin layer over `mallopt`.
+//! What the process's allocator does with memory that was freed: the thin layer over `mallopt` and `malloc_trim`.
 #![cfg_attr(
     all(target_os = "linux", target_env = "gnu"),
     expect(
@@ -20,5 +20,14 @@ pub(crate) fn give_back_large_buffers() {
     // refuses a value (0) leaves things as they were.
     unsafe {
         libc::mallopt(libc::M_MMAP_THRESHOLD, LARGE);
+    }
+}
+
+/// Call when much was freed that will not be needed again: after loading.
+pub(crate) fn give_back_freed() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    // SAFETY: it takes a number and the allocator's own locks, and touches only memory that is free.
+    unsafe {
+        libc::malloc_trim(0);
     }
 }

@@ -135,6 +135,7 @@ pub(super) async fn load(
         loader.sweep();
     }
     let assembly = assemble(config, &loader, &services).await?;
+    crate::memory::give_back_freed();
     Ok(Parts {
         assembly,
         services,
@@ -159,6 +160,7 @@ impl Renewal {
             .next_generation()
             .with_quarantine(crashed::quarantine(config).await?);
         let assembly = assemble(config, &loader, &services).await?;
+        crate::memory::give_back_freed();
         Ok(Parts {
             assembly,
             services,
