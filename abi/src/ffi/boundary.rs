@@ -61,7 +61,7 @@ fn run_boxed<T: Send + 'static>(mode: Mode, place: &'static str, work: Work<Resu
 type Work<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
 /// Every call is one and the same kind of future to the runtime: what a runtime makes of a future is compiled once, not
-/// for each method, which halves a small library.
+/// for each method: a fifth of a small library's code.
 fn spawn(work: Work<()>) -> Result<JoinHandle<()>> {
     Ok(runtime::handle()?.spawn(work))
 }
