@@ -12,30 +12,35 @@
 //! So there is one [`reqwest::Client`] for everything, and requests are signed with the same `hawk` crate.
 
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
-use reqwest::header::{AUTHORIZATION, HeaderMap, LOCATION};
+use reqwest::header::LOCATION;
 use reqwest::{Method, Url};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
-use super::http::{self, Answer, Call, RetryPolicy, Signer};
-use super::upload::{self, Upload, UploadBody};
+use super::clock::Clock;
+use super::http::{self, Answer, Call, RetryPolicy, Signer, Transport};
+use super::task_client::TaskClient;
 use super::{
-    Artifact, ArtifactCreated, ArtifactRequest, Claim, Credentials, ExceptionReason, Queue, QueueError,
-    Reclaimed, RunId, RunState, TaskDefinition, TaskId, TaskQueue, TaskStatus, WorkerIdentity,
+    Artifact, Claim, Credentials, ExceptionReason, Queue, QueueError, RunId, TaskDefinition, TaskId,
+    TaskQueue, TaskStatus, WorkerIdentity,
 };
 
 /// A claim waits up to 20 s for a task; an answer that takes three times as long does not come.
 const CLAIM_TIMEOUT: Duration = Duration::from_secs(60);
 /// The most tasks one claim may bring.
 const MOST_CLAIMS: u32 = 32;
+/// The most bytes that one claimed task may have: what `createTask` takes, and what the queue adds.
+const LARGEST_CLAIM: usize = 11 << 20;
 /// The most tasks whose status one call brings.
 const MOST_STATUSES: usize = 1000;
+/// The most artifacts that a run may have; a queue that goes on listing after that never ends.
+const MOST_ARTIFACTS: usize = 100_000;
 
 /// What stays as it is in a path segment.
 const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC
@@ -55,6 +60,10 @@ pub struct ClientConfig {
     pub worker: Option<WorkerIdentity>,
     /// How calls other than claims are tried again.
     pub retry: RetryPolicy,
+    /// How long the answer to a claim may take; it is asked for once.
+    pub claim_timeout: Duration,
+    /// This machine's clock. Another one is for tests.
+    pub clock: fn() -> SystemTime,
 }
 
 impl ClientConfig {
@@ -66,6 +75,8 @@ impl ClientConfig {
             credentials,
             worker: None,
             retry: RetryPolicy::default(),
+            claim_timeout: CLAIM_TIMEOUT,
+            clock: SystemTime::now,
         }
     }
 
@@ -82,15 +93,15 @@ pub struct QueueClient {
     shared: Arc<Shared>,
     signer: RwLock<Option<Arc<Signer>>>,
     worker: Option<WorkerIdentity>,
+    claim_timeout: Duration,
 }
 
 /// What all calls have in common, whoever makes them.
-struct Shared {
-    http: reqwest::Client,
+pub(super) struct Shared {
+    pub(super) transport: Transport,
     root_url: String,
     /// `<root URL>/api/queue/v1/`.
     base: Url,
-    retry: RetryPolicy,
 }
 
 impl QueueClient {
@@ -115,15 +126,19 @@ impl QueueClient {
             .map_err(|error| setup(format!("the root URL {root_url:?} cannot be extended: {error}")))?;
         let signer = config.credentials.map(Signer::new).transpose()?.map(Arc::new);
         let shared = Shared {
-            http: http::connection_pool(&root)?,
+            transport: Transport {
+                http: http::connection_pool(&root)?,
+                retry: config.retry,
+                clock: Clock::new(config.clock),
+            },
             root_url,
             base,
-            retry: config.retry,
         };
         Ok(Self {
             shared: Arc::new(shared),
             signer: RwLock::new(signer),
             worker: config.worker,
+            claim_timeout: config.claim_timeout,
         })
     }
 
@@ -143,21 +158,76 @@ impl QueueClient {
     /// If it does not, also after trying again.
     pub async fn ping(&self) -> Result<(), QueueError> {
         let call = self.shared.get(&["ping"]);
-        http::send(&self.shared.http, &call, || None, &self.shared.retry)
+        let read = |answer: Answer| answer.json::<Value>(&call).map(drop);
+        self.shared
+            .transport
+            .send(&call, || None, &self.shared.transport.retry, read)
             .await
-            .map(drop)
     }
 
     fn signer(&self) -> Option<Arc<Signer>> {
         self.signer.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    async fn send(&self, call: &Call) -> Result<Answer, QueueError> {
-        http::send(&self.shared.http, call, || self.signer(), &self.shared.retry).await
-    }
-
     async fn fetch<T: serde::de::DeserializeOwned>(&self, call: Call) -> Result<T, QueueError> {
-        self.send(&call).await?.json(&call)
+        self.shared.fetch(&call, || self.signer()).await
+    }
+}
+
+/// One page of an answer that may have several.
+trait Page: serde::de::DeserializeOwned {
+    type Entry;
+    fn turn(self) -> (Vec<Self::Entry>, Option<String>);
+}
+
+impl QueueClient {
+    /// All entries of all pages, of which there are at most so many. Pages without entries, and those that lead back to
+    /// themselves, would never end.
+    async fn pages<P: Page>(
+        &self,
+        call: impl Fn() -> Call,
+        most: usize,
+    ) -> Result<Vec<P::Entry>, QueueError> {
+        let mut found = Vec::new();
+        let mut continuation: Option<String> = None;
+        loop {
+            let mut call = call();
+            if let Some(token) = &continuation {
+                call.url.query_pairs_mut().append_pair("continuationToken", token);
+            }
+            let at = call.endpoint();
+            let (entries, next) = self.fetch::<P>(call).await?.turn();
+            let endless = next.is_some() && (entries.is_empty() || next == continuation);
+            found.extend(entries);
+            if endless || found.len() > most {
+                return Err(QueueError::Protocol {
+                    at,
+                    status: 200,
+                    message: format!(
+                        "its pages do not end, after {} entries of at most {most}",
+                        found.len()
+                    ),
+                });
+            }
+            match next {
+                Some(token) => continuation = Some(token),
+                None => return Ok(found),
+            }
+        }
+    }
+}
+
+impl Page for StatusesAnswer {
+    type Entry = StatusAnswer;
+    fn turn(self) -> (Vec<StatusAnswer>, Option<String>) {
+        (self.statuses, self.continuation_token)
+    }
+}
+
+impl Page for ArtifactsAnswer {
+    type Entry = Artifact;
+    fn turn(self) -> (Vec<Artifact>, Option<String>) {
+        (self.artifacts, self.continuation_token)
     }
 }
 
@@ -172,20 +242,24 @@ impl Shared {
         url
     }
 
-    fn get(&self, segments: &[&str]) -> Call {
-        Call {
-            method: Method::GET,
-            url: self.url(segments),
-            body: None,
-        }
+    pub(super) fn get(&self, segments: &[&str]) -> Call {
+        Call::new(Method::GET, self.url(segments), None)
     }
 
-    fn post(&self, segments: &[&str], body: Option<Bytes>) -> Call {
-        Call {
-            method: Method::POST,
-            url: self.url(segments),
-            body,
-        }
+    pub(super) fn post(&self, segments: &[&str], body: Option<Bytes>) -> Call {
+        Call::new(Method::POST, self.url(segments), body)
+    }
+
+    /// Makes a call whose answer is JSON.
+    pub(super) async fn fetch<T: serde::de::DeserializeOwned>(
+        &self,
+        call: &Call,
+        signer: impl Fn() -> Option<Arc<Signer>>,
+    ) -> Result<T, QueueError> {
+        let read = |answer: Answer| answer.json(call);
+        self.transport
+            .send(call, signer, &self.transport.retry, read)
+            .await
     }
 }
 
@@ -210,7 +284,7 @@ impl QueueClient {
     }
 }
 
-fn encode(body: &impl Serialize) -> Result<Option<Bytes>, QueueError> {
+pub(super) fn encode(body: &impl Serialize) -> Result<Option<Bytes>, QueueError> {
     let bytes = serde_json::to_vec(body).map_err(|error| QueueError::Setup {
         message: format!("the request cannot be written as JSON: {error}"),
     })?;
@@ -240,8 +314,8 @@ struct StatusHead {
 }
 
 #[derive(Deserialize)]
-struct StatusAnswer {
-    status: TaskStatus,
+pub(super) struct StatusAnswer {
+    pub(super) status: TaskStatus,
 }
 
 #[derive(Deserialize)]
@@ -269,24 +343,31 @@ impl Queue for QueueClient {
             message: "this client has no worker group and worker id; configure them to claim tasks"
                 .to_owned(),
         })?;
+        let count = count.clamp(1, MOST_CLAIMS);
         let body = json!({
             "workerGroup": worker.group,
             "workerId": worker.id,
-            "tasks": count.clamp(1, MOST_CLAIMS),
+            "tasks": count,
         });
-        let call = self
+        let mut call = self
             .shared
             .post(&["claim-work", &worker.pool.to_string()], encode(&body)?);
+        call.largest = count as usize * LARGEST_CLAIM;
+        let transport = &self.shared.transport;
         let once = RetryPolicy {
             attempts: 1,
-            timeout: CLAIM_TIMEOUT,
-            ..self.shared.retry.clone()
+            timeout: self.claim_timeout,
+            ..transport.retry.clone()
         };
-        let answer = http::send(&self.shared.http, &call, || self.signer(), &once).await?;
+        let read = |answer: Answer| answer.json::<ClaimAnswer>(&call);
+        let answer = transport.send(&call, || self.signer(), &once, read).await?;
         let mut claims = Vec::new();
-        for claim in answer.json::<ClaimAnswer>(&call)?.tasks {
-            match serde_json::from_str(claim.get()) {
-                Ok(claim) => claims.push(claim),
+        for claim in answer.tasks {
+            match serde_json::from_str::<Claim>(claim.get()) {
+                Ok(mut claim) => {
+                    claim.taken_until = transport.clock.here(claim.taken_until);
+                    claims.push(claim);
+                }
                 Err(error) => self.give_back(&claim, &error),
             }
         }
@@ -297,30 +378,16 @@ impl Queue for QueueClient {
         let mut found = Vec::with_capacity(tasks.len());
         for part in tasks.chunks(MOST_STATUSES) {
             let body = encode(&json!({ "taskIds": part }))?;
-            let mut continuation: Option<String> = None;
-            loop {
-                let mut call = self.shared.post(&["tasks", "status"], body.clone());
-                if let Some(token) = &continuation {
-                    call.url.query_pairs_mut().append_pair("continuationToken", token);
-                }
-                let answer: StatusesAnswer = self.fetch(call).await?;
-                found.extend(answer.statuses.into_iter().map(|entry| entry.status));
-                match answer.continuation_token {
-                    Some(token) => continuation = Some(token),
-                    None => break,
-                }
-            }
+            let call = || self.shared.post(&["tasks", "status"], body.clone());
+            let pages = self.pages::<StatusesAnswer>(call, part.len()).await?;
+            found.extend(pages.into_iter().map(|entry| entry.status));
         }
         Ok(found)
     }
 
     async fn create_task(&self, task: &TaskId, definition: &Value) -> Result<TaskStatus, QueueError> {
         let url = self.shared.url(&["task", task.as_str()]);
-        let call = Call {
-            method: Method::PUT,
-            url,
-            body: encode(definition)?,
-        };
+        let call = Call::new(Method::PUT, url, encode(definition)?);
         Ok(self.fetch::<StatusAnswer>(call).await?.status)
     }
 
@@ -344,225 +411,38 @@ impl Queue for QueueClient {
 
     async fn list_artifacts(&self, task: &TaskId, run: Option<RunId>) -> Result<Vec<Artifact>, QueueError> {
         let run = run.map(|run| run.to_string());
-        let mut found = Vec::new();
-        let mut continuation: Option<String> = None;
-        loop {
-            let mut call = match &run {
-                Some(run) => self
-                    .shared
-                    .get(&["task", task.as_str(), "runs", run, "artifacts"]),
-                None => self.shared.get(&["task", task.as_str(), "artifacts"]),
-            };
-            if let Some(token) = &continuation {
-                call.url.query_pairs_mut().append_pair("continuationToken", token);
-            }
-            let answer: ArtifactsAnswer = self.fetch(call).await?;
-            found.extend(answer.artifacts);
-            match answer.continuation_token {
-                Some(token) => continuation = Some(token),
-                None => return Ok(found),
-            }
-        }
+        let call = || match &run {
+            Some(run) => self
+                .shared
+                .get(&["task", task.as_str(), "runs", run, "artifacts"]),
+            None => self.shared.get(&["task", task.as_str(), "artifacts"]),
+        };
+        self.pages::<ArtifactsAnswer>(call, MOST_ARTIFACTS).await
     }
 
     async fn latest_artifact_url(&self, task: &TaskId, name: &str) -> Result<String, QueueError> {
         let call = self.shared.get(&["task", task.as_str(), "artifacts", name]);
-        let answer = self.send(&call).await?;
-        let location = answer.headers.get(LOCATION).and_then(|value| value.to_str().ok());
-        let target = location.and_then(|text| call.url.join(text).ok());
-        target.map(String::from).ok_or_else(|| QueueError::Protocol {
-            at: call.endpoint(),
-            status: answer.status.as_u16(),
-            message: "it names no URL to go on to".to_owned(),
-        })
+        let read = |answer: Answer| {
+            let location = answer.headers.get(LOCATION).and_then(|value| value.to_str().ok());
+            let target = location.and_then(|text| call.url.join(text).ok());
+            target.map(String::from).ok_or_else(|| QueueError::Protocol {
+                at: call.endpoint(),
+                status: answer.status.as_u16(),
+                message: "it names no URL to go on to".to_owned(),
+            })
+        };
+        let transport = &self.shared.transport;
+        transport
+            .send(&call, || self.signer(), &transport.retry, read)
+            .await
     }
 
     fn for_task(&self, task: &TaskId, run: RunId, credentials: Credentials) -> Arc<dyn TaskQueue> {
-        Arc::new(TaskClient {
-            shared: Arc::clone(&self.shared),
-            task: task.clone(),
+        Arc::new(TaskClient::new(
+            Arc::clone(&self.shared),
+            task.clone(),
             run,
-            run_text: run.to_string(),
-            signer: RwLock::new(TaskSigner::new(credentials)),
-        })
-    }
-}
-
-/// The queue in the name of one run.
-struct TaskClient {
-    shared: Arc<Shared>,
-    task: TaskId,
-    run: RunId,
-    run_text: String,
-    signer: RwLock<TaskSigner>,
-}
-
-/// Credentials come from the queue and ought to be well-formed. Whether they are shows when they are used.
-#[derive(Clone)]
-struct TaskSigner {
-    credentials: Credentials,
-    signer: Result<Arc<Signer>, QueueError>,
-}
-
-impl TaskSigner {
-    fn new(credentials: Credentials) -> Self {
-        Self {
-            signer: Signer::new(credentials.clone()).map(Arc::new),
             credentials,
-        }
-    }
-}
-
-/// How a run is reported to have ended.
-struct Report<'a> {
-    endpoint: &'a str,
-    body: Option<Bytes>,
-    state: RunState,
-    reason: &'a str,
-}
-
-impl TaskClient {
-    fn current(&self) -> TaskSigner {
-        self.signer.read().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    async fn send(&self, call: &Call) -> Result<Answer, QueueError> {
-        self.current().signer?;
-        http::send(
-            &self.shared.http,
-            call,
-            || self.current().signer.ok(),
-            &self.shared.retry,
-        )
-        .await
-    }
-
-    fn post(&self, what: &[&str], body: Option<Bytes>) -> Call {
-        let mut segments = vec!["task", self.task.as_str(), "runs", &self.run_text];
-        segments.extend(what);
-        self.shared.post(&segments, body)
-    }
-
-    /// A report that was repeated since its first answer got lost may meet its own effect as a conflict: then what
-    /// counts is whether the run has ended as reported.
-    async fn report(&self, report: Report<'_>) -> Result<TaskStatus, QueueError> {
-        let call = self.post(&[report.endpoint], report.body);
-        match self.send(&call).await {
-            Ok(answer) => Ok(answer.json::<StatusAnswer>(&call)?.status),
-            Err(conflict @ QueueError::Conflict { .. }) => {
-                let look = self.shared.get(&["task", self.task.as_str(), "status"]);
-                let Ok(answer) = self.send(&look).await else {
-                    return Err(conflict);
-                };
-                let Ok(StatusAnswer { status }) = answer.json::<StatusAnswer>(&look) else {
-                    return Err(conflict);
-                };
-                let as_reported = status.run(self.run).is_some_and(|run| {
-                    run.state == report.state && run.reason_resolved.as_deref() == Some(report.reason)
-                });
-                if as_reported { Ok(status) } else { Err(conflict) }
-            }
-            Err(error) => Err(error),
-        }
-    }
-}
-
-#[async_trait]
-impl TaskQueue for TaskClient {
-    fn task_id(&self) -> &TaskId {
-        &self.task
-    }
-
-    fn run_id(&self) -> RunId {
-        self.run
-    }
-
-    fn credentials(&self) -> Credentials {
-        self.current().credentials
-    }
-
-    fn set_credentials(&self, credentials: Credentials) {
-        *self.signer.write().unwrap_or_else(PoisonError::into_inner) = TaskSigner::new(credentials);
-    }
-
-    async fn reclaim(&self) -> Result<Reclaimed, QueueError> {
-        let call = self.post(&["reclaim"], None);
-        let reclaimed: Reclaimed = self.send(&call).await?.json(&call)?;
-        self.set_credentials(reclaimed.credentials.clone());
-        Ok(reclaimed)
-    }
-
-    async fn report_completed(&self) -> Result<TaskStatus, QueueError> {
-        let state = RunState::Completed;
-        self.report(Report {
-            endpoint: "completed",
-            body: None,
-            state,
-            reason: "completed",
-        })
-        .await
-    }
-
-    async fn report_failed(&self) -> Result<TaskStatus, QueueError> {
-        self.report(Report {
-            endpoint: "failed",
-            body: None,
-            state: RunState::Failed,
-            reason: "failed",
-        })
-        .await
-    }
-
-    async fn report_exception(&self, reason: ExceptionReason) -> Result<TaskStatus, QueueError> {
-        let body = encode(&json!({ "reason": reason }))?;
-        let state = RunState::Exception;
-        self.report(Report {
-            endpoint: "exception",
-            body,
-            state,
-            reason: reason.as_str(),
-        })
-        .await
-    }
-
-    async fn create_artifact(
-        &self,
-        name: &str,
-        artifact: &ArtifactRequest,
-    ) -> Result<ArtifactCreated, QueueError> {
-        let call = self.post(&["artifacts", name], encode(artifact)?);
-        self.send(&call).await?.json(&call)
-    }
-
-    async fn upload(&self, upload: &Upload, body: UploadBody) -> Result<(), QueueError> {
-        upload::upload(&self.shared.http, upload, body, &self.shared.retry).await
-    }
-
-    async fn signed_request(
-        &self,
-        method: Method,
-        url: Url,
-        headers: HeaderMap,
-        body: reqwest::Body,
-        authorized_scopes: Option<&[String]>,
-    ) -> Result<reqwest::Response, QueueError> {
-        let signer = self.current().signer?;
-        let authorization = signer.authorization(&method, &url, authorized_scopes)?;
-        let at = http::endpoint(&method, &url);
-        let request = self
-            .shared
-            .http
-            .request(method, url)
-            .headers(headers)
-            .header(AUTHORIZATION, authorization);
-        request
-            .body(body)
-            .send()
-            .await
-            .map_err(|error| QueueError::Unavailable {
-                at,
-                attempts: 1,
-                message: http::with_causes(&error.without_url()),
-            })
+        ))
     }
 }

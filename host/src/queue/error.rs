@@ -109,6 +109,11 @@ impl QueueError {
     /// Whether the same call may work later without anybody changing anything.
     #[must_use]
     pub fn is_transient(&self) -> bool {
-        matches!(self, Self::Unavailable { .. } | Self::RateLimited { .. })
+        match self {
+            Self::Unavailable { .. } | Self::RateLimited { .. } => true,
+            // Who calls that a success, or sends us elsewhere, is hardly the queue.
+            Self::Protocol { status, .. } => *status < 400,
+            _ => false,
+        }
     }
 }

@@ -2,19 +2,27 @@
 //!
 //! Why not `taskcluster::Client` for each task: see [`super::client`].
 
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use rand::Rng as _;
-use reqwest::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER};
-use reqwest::{Method, StatusCode, Url};
+use reqwest::header::{
+    AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderValue, LOCATION, RETRY_AFTER,
+};
+use reqwest::{Method, Response, StatusCode, Url};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
+use super::clock::{Clock, http_date};
 use super::{Credentials, Endpoint, QueueError};
+
+/// The most bytes that an answer may have, unless its call says otherwise: a task of the largest size, and the status
+/// of a thousand tasks, stay far below.
+const LARGEST_ANSWER: usize = 32 << 20;
 
 /// How often and how patiently a call is tried again.
 #[derive(Debug, Clone)]
@@ -25,8 +33,10 @@ pub struct RetryPolicy {
     pub first_pause: Duration,
     /// The longest pause, also when the server asks for more.
     pub longest_pause: Duration,
-    /// How long one attempt may take.
+    /// How long one attempt may take; an upload may take longer, as long as it moves.
     pub timeout: Duration,
+    /// How long an upload may stand still.
+    pub stall: Duration,
 }
 
 impl Default for RetryPolicy {
@@ -37,6 +47,7 @@ impl Default for RetryPolicy {
             first_pause: Duration::from_millis(200),
             longest_pause: Duration::from_secs(30),
             timeout: Duration::from_secs(30),
+            stall: Duration::from_secs(120),
         }
     }
 }
@@ -98,6 +109,7 @@ impl Signer {
         method: &Method,
         url: &Url,
         authorized_scopes: Option<&[String]>,
+        now: SystemTime,
     ) -> Result<HeaderValue, QueueError> {
         let limited = authorized_scopes.map(|scopes| {
             let mut ext = json!({ "authorizedScopes": scopes });
@@ -114,7 +126,7 @@ impl Signer {
             .map_err(|error| setup(&error))?
             .ext(ext)
             .request()
-            .make_header(&self.hawk)
+            .make_header_full(&self.hawk, now, slugid::v4())
             .map_err(|error| setup(&error))?;
         let mut value = HeaderValue::from_str(&format!("Hawk {header}")).map_err(|error| setup(&error))?;
         value.set_sensitive(true);
@@ -127,9 +139,20 @@ pub(super) struct Call {
     pub(super) method: Method,
     pub(super) url: Url,
     pub(super) body: Option<Bytes>,
+    /// The most bytes that its answer may have.
+    pub(super) largest: usize,
 }
 
 impl Call {
+    pub(super) fn new(method: Method, url: Url, body: Option<Bytes>) -> Self {
+        Self {
+            method,
+            url,
+            body,
+            largest: LARGEST_ANSWER,
+        }
+    }
+
     pub(super) fn endpoint(&self) -> Endpoint {
         endpoint(&self.method, &self.url)
     }
@@ -179,97 +202,186 @@ pub(super) struct Answer {
 
 impl Answer {
     pub(super) fn json<T: DeserializeOwned>(&self, call: &Call) -> Result<T, QueueError> {
-        serde_json::from_slice(&self.body).map_err(|error| QueueError::Protocol {
+        let message = if self.status.is_redirection() {
+            let to = self.headers.get(LOCATION).and_then(|value| value.to_str().ok());
+            let to = to.and_then(|text| call.url.join(text).ok());
+            // Path and query may hold what is nobody's business.
+            let to = to.map_or_else(|| "nowhere".to_owned(), |url| url.origin().ascii_serialization());
+            format!("it redirects to {to}, and a signed request is not sent to anybody else")
+        } else {
+            match serde_json::from_slice(&self.body) {
+                Ok(value) => return Ok(value),
+                Err(error) => error.to_string(),
+            }
+        };
+        Err(QueueError::Protocol {
             at: call.endpoint(),
             status: self.status.as_u16(),
-            message: error.to_string(),
+            message,
         })
     }
 }
 
-/// Sends a call as often as the policy allows. 2xx and 3xx are answers, everything else is an error.
-pub(super) async fn send(
-    http: &reqwest::Client,
-    call: &Call,
-    signer: impl Fn() -> Option<std::sync::Arc<Signer>>,
-    policy: &RetryPolicy,
-) -> Result<Answer, QueueError> {
-    let mut attempts = 0;
-    loop {
-        attempts += 1;
-        // Asked anew for each attempt: the credentials may have been replaced while waiting.
-        let failure = match attempt(http, call, signer().as_deref(), policy.timeout).await? {
-            Ok((status, headers, body)) if status.is_success() || status.is_redirection() => {
-                return Ok(Answer {
-                    status,
-                    headers,
-                    body,
-                });
-            }
-            Ok((status, headers, body)) => {
-                let failure = Failure::of_answer(status, &headers, &body);
-                if !failure.transient {
-                    return Err(failure.into_error(call.endpoint(), attempts));
+/// What all calls go through.
+pub(super) struct Transport {
+    pub(super) http: reqwest::Client,
+    pub(super) retry: RetryPolicy,
+    pub(super) clock: Clock,
+}
+
+impl Transport {
+    /// Sends a call as often as the policy allows, until `read` can read the answer. It is given 2xx and 3xx; everything
+    /// else is an error. What claims to be a success and cannot be read comes from somebody in between, or got damaged.
+    pub(super) async fn send<T>(
+        &self,
+        call: &Call,
+        signer: impl Fn() -> Option<Arc<Signer>>,
+        policy: &RetryPolicy,
+        read: impl Fn(Answer) -> Result<T, QueueError>,
+    ) -> Result<T, QueueError> {
+        let mut attempts = 0;
+        let mut clock_was_wrong = false;
+        loop {
+            attempts += 1;
+            // Asked anew for each attempt: the credentials may have been replaced while waiting.
+            let (error, asked) = match self.attempt(call, signer().as_deref(), policy.timeout).await? {
+                Ok((status, headers, body)) if status.is_success() || status.is_redirection() => {
+                    self.clock.learn(&headers);
+                    match read(Answer {
+                        status,
+                        headers,
+                        body,
+                    }) {
+                        Err(error @ QueueError::Protocol { .. }) if status.is_success() => (error, None),
+                        read => return read,
+                    }
                 }
-                failure
+                Ok((status, headers, body)) => {
+                    let mut failure = Failure::of_answer(status, &headers, &body);
+                    if status == StatusCode::UNAUTHORIZED {
+                        let learnt = self.clock.learn(&headers);
+                        // Nothing was done, so nothing is done twice; but who must not try again does not.
+                        if learnt && !clock_was_wrong && policy.attempts > 1 {
+                            clock_was_wrong = true;
+                            continue;
+                        }
+                        if let Some(difference) = self.clock.difference(&headers) {
+                            failure.message = format!("{}; {difference}", failure.message);
+                        }
+                    }
+                    let (transient, asked) = (failure.transient, failure.retry_after);
+                    let error = failure.into_error(call.endpoint(), attempts);
+                    if !transient {
+                        return Err(error);
+                    }
+                    (error, asked)
+                }
+                Err(message) => {
+                    let failure = Failure::of_transport(message);
+                    (failure.into_error(call.endpoint(), attempts), None)
+                }
+            };
+            if attempts >= policy.attempts {
+                return Err(error);
             }
-            Err(message) => Failure::of_transport(message),
-        };
-        if attempts >= policy.attempts {
-            return Err(failure.into_error(call.endpoint(), attempts));
+            let pause = policy.pause(attempts, asked);
+            tracing::debug!(attempts, ?pause, reason = %error, "trying again");
+            tokio::time::sleep(pause).await;
         }
-        let pause = policy.pause(attempts, failure.retry_after);
-        tracing::debug!(
-            call = call.endpoint(),
-            attempts,
-            ?pause,
-            reason = failure.message,
-            "trying again"
-        );
-        tokio::time::sleep(pause).await;
+    }
+
+    /// One attempt. The outer error cannot be cured by trying again.
+    async fn attempt(
+        &self,
+        call: &Call,
+        signer: Option<&Signer>,
+        timeout: Duration,
+    ) -> Result<Result<RawAnswer, String>, QueueError> {
+        let mut request = self
+            .http
+            .request(call.method.clone(), call.url.clone())
+            .timeout(timeout);
+        if let Some(signer) = signer {
+            let header = signer.authorization(&call.method, &call.url, None, self.clock.now())?;
+            request = request.header(AUTHORIZATION, header);
+        }
+        request = match &call.body {
+            Some(body) => request
+                .header(CONTENT_TYPE, "application/json")
+                .body(body.clone()),
+            None if call.method == Method::GET => request,
+            // Some servers refuse a POST that does not say how long it is.
+            None => request.header(CONTENT_LENGTH, "0"),
+        };
+        let started = Instant::now();
+        let failed = |error: reqwest::Error| {
+            if error.is_timeout() {
+                format!("no whole answer within {:.1} s", started.elapsed().as_secs_f64())
+            } else {
+                with_causes(&error.without_url())
+            }
+        };
+        let response = match request.send().await {
+            Ok(response) => response,
+            Err(error) => return Ok(Err(failed(error))),
+        };
+        let (status, headers) = (response.status(), response.headers().clone());
+        let body = match bounded(response, call.largest).await {
+            Ok(body) => body,
+            // The words of a refusal are only words.
+            Err(_) if status.is_client_error() => Bytes::new(),
+            Err(Unread::Failed(error)) => return Ok(Err(failed(error))),
+            Err(Unread::TooLong) => {
+                let most = call.largest >> 20;
+                return Ok(Err(format!(
+                    "the answer ({status}) is longer than the {most} MiB that it may have"
+                )));
+            }
+        };
+        Ok(Ok((status, headers, body)))
     }
 }
 
 type RawAnswer = (StatusCode, HeaderMap, Bytes);
 
-/// One attempt. The outer error cannot be cured by trying again.
-async fn attempt(
-    http: &reqwest::Client,
-    call: &Call,
-    signer: Option<&Signer>,
-    timeout: Duration,
-) -> Result<Result<RawAnswer, String>, QueueError> {
-    let mut request = http
-        .request(call.method.clone(), call.url.clone())
-        .timeout(timeout);
-    if let Some(signer) = signer {
-        request = request.header(
-            AUTHORIZATION,
-            signer.authorization(&call.method, &call.url, None)?,
-        );
+/// Why a body was not read to its end.
+pub(crate) enum Unread {
+    Failed(reqwest::Error),
+    TooLong,
+}
+
+/// A body of at most so many bytes.
+pub(crate) async fn bounded(mut response: Response, most: usize) -> Result<Bytes, Unread> {
+    let announced = response.content_length().unwrap_or(0);
+    if announced > most as u64 {
+        return Err(Unread::TooLong);
     }
-    request = match &call.body {
-        Some(body) => request
-            .header(CONTENT_TYPE, "application/json")
-            .body(body.clone()),
-        None if call.method == Method::GET => request,
-        // Some servers refuse a POST that does not say how long it is.
-        None => request.header(CONTENT_LENGTH, "0"),
-    };
-    let started = Instant::now();
-    let answer = async {
-        let response = request.send().await?;
-        let (status, headers) = (response.status(), response.headers().clone());
-        Ok::<_, reqwest::Error>((status, headers, response.bytes().await?))
-    }
-    .await;
-    Ok(answer.map_err(|error| {
-        if error.is_timeout() {
-            format!("no answer within {:.1} s", started.elapsed().as_secs_f64())
-        } else {
-            with_causes(&error.without_url())
+    let mut whole = BytesMut::new();
+    while let Some(piece) = response.chunk().await.map_err(Unread::Failed)? {
+        if piece.len() > most - whole.len() {
+            return Err(Unread::TooLong);
         }
-    }))
+        // Usually there is no more than one.
+        if whole.is_empty() && announced == piece.len() as u64 {
+            return Ok(piece);
+        }
+        whole.extend_from_slice(&piece);
+    }
+    Ok(whole.freeze())
+}
+
+/// How long a server asks to be left alone, in either of the two forms.
+pub(crate) fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
+    let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
+    if let Ok(seconds) = text.parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let said = headers
+        .get(reqwest::header::DATE)
+        .and_then(|value| http_date(value.to_str().ok()?));
+    // By the clock that the server has, if it tells.
+    let now = said.unwrap_or_else(|| now.into());
+    Some((http_date(text)? - now).to_std().unwrap_or_default())
 }
 
 /// What an answer that is no success means.
@@ -309,11 +421,7 @@ impl Failure {
             .trim_end()
             .to_owned();
         }
-        let retry_after = headers
-            .get(RETRY_AFTER)
-            .and_then(|value| value.to_str().ok())
-            .and_then(|text| text.trim().parse().ok())
-            .map(Duration::from_secs);
+        let retry_after = retry_after(headers, SystemTime::now());
         let transient = status.is_server_error()
             || matches!(
                 status,
@@ -331,6 +439,16 @@ impl Failure {
             message,
             retry_after,
         }
+    }
+
+    /// The answer of a storage service to an upload.
+    pub(super) fn of_storage(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Self {
+        let mut failure = Self::of_answer(status, headers, body);
+        // S3 says this when the bytes came too slowly for it.
+        let slow = b"<Code>RequestTimeout</Code>";
+        failure.transient |=
+            status == StatusCode::BAD_REQUEST && body.windows(slow.len()).any(|part| part == slow);
+        failure
     }
 
     /// No answer at all.
@@ -430,6 +548,32 @@ mod tests {
         let asked = |seconds| policy.pause(1, Some(Duration::from_secs(seconds)));
         assert!((1.0..=1.2).contains(&asked(1).as_secs_f64()));
         assert!((2.0..=2.2).contains(&asked(3600).as_secs_f64()));
+    }
+
+    #[test]
+    fn a_server_may_ask_for_patience_in_seconds_or_until_a_time() {
+        let asked = |text: &str, date: Option<&str>| {
+            let mut headers = HeaderMap::new();
+            headers.insert(RETRY_AFTER, text.parse().unwrap());
+            if let Some(date) = date {
+                headers.insert(reqwest::header::DATE, date.parse().unwrap());
+            }
+            retry_after(&headers, SystemTime::UNIX_EPOCH).map(|asked| asked.as_secs())
+        };
+        assert_eq!(asked(" 7 ", None), Some(7));
+        assert_eq!(asked("Thu, 01 Jan 1970 00:02:00 GMT", None), Some(120));
+        let date = Some("Sun, 06 Nov 1994 08:49:30 GMT");
+        assert_eq!(asked("Sun, 06 Nov 1994 08:49:37 GMT", date), Some(7));
+        assert_eq!(asked("Sun, 06 Nov 1994 08:49:00 GMT", date), Some(0));
+        assert_eq!(asked("soon", date), None);
+        assert_eq!(asked("-1", date), None);
+    }
+
+    #[test]
+    fn the_usual_patience_outlasts_a_minute_of_trouble_almost() {
+        let policy = RetryPolicy::default();
+        let pauses: Duration = (1..policy.attempts).map(|next| policy.pause(next, None)).sum();
+        assert!((25.0..=52.0).contains(&pauses.as_secs_f64()), "{pauses:?}");
     }
 
     #[test]

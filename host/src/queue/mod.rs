@@ -4,10 +4,12 @@
 //! name of one run with that run's temporary credentials. [`client`] implements both over the Taskcluster Queue API;
 //! [`embedded`] is a server of that API for one machine, so that there is one client and one protocol everywhere.
 
+mod clock;
 mod credentials;
 mod error;
 mod http;
 mod ids;
+mod task_client;
 mod time;
 mod types;
 mod upload;

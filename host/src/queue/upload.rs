@@ -19,8 +19,9 @@ use super::{Endpoint, QueueError};
 
 /// Read and sent in pieces of this many bytes.
 const CHUNK: usize = 256 * 1024;
-/// An upload that has not moved for this long is broken off (and tried again if it can be).
-const STALL: Duration = Duration::from_secs(120);
+/// What is read of storage's words, and for how long: they only explain.
+const WORDS: usize = 64 * 1024;
+const WORDS_TIME: Duration = Duration::from_secs(10);
 
 /// What is sent where.
 #[derive(Debug, Clone)]
@@ -86,7 +87,7 @@ pub(super) async fn upload(
                 });
             }
         };
-        let failure = match attempt(http, &url, &at, upload, source).await? {
+        let failure = match attempt(http, &url, &at, upload, source, policy.stall).await? {
             Ok(()) => return Ok(()),
             Err(failure) => failure,
         };
@@ -105,6 +106,7 @@ async fn attempt(
     at: &Endpoint,
     upload: &Upload,
     source: Source,
+    stall: Duration,
 ) -> Result<Result<(), Failure>, QueueError> {
     let progress = Arc::new(Progress::default());
     let mut request = http
@@ -118,11 +120,13 @@ async fn attempt(
     let answer = async {
         let response = request.send().await?;
         let (status, headers) = (response.status(), response.headers().clone());
-        Ok::<_, reqwest::Error>((status, headers, response.bytes().await.unwrap_or_default()))
+        let words = tokio::time::timeout(WORDS_TIME, http::bounded(response, WORDS)).await;
+        let words = words.ok().and_then(Result::ok).unwrap_or_default();
+        Ok::<_, reqwest::Error>((status, headers, words))
     };
     let outcome = tokio::select! {
         outcome = answer => Some(outcome),
-        () = stalled(&progress) => None,
+        () = stalled(&progress, stall) => None,
     };
     // The source's own fault explains whatever the connection then reported.
     if let Some(message) = progress.fault() {
@@ -134,7 +138,7 @@ async fn attempt(
     Ok(match outcome {
         Some(Ok((status, headers, body))) => {
             if !status.is_success() {
-                return Ok(Err(Failure::of_answer(status, &headers, &body)));
+                return Ok(Err(Failure::of_storage(status, &headers, &body)));
             }
             let sent = progress.sent.load(Ordering::Acquire);
             if sent != upload.length {
@@ -145,8 +149,8 @@ async fn attempt(
         }
         Some(Err(error)) => Err(Failure::of_transport(http::with_causes(&error.without_url()))),
         None => Err(Failure::of_transport(format!(
-            "nothing moved for {} s",
-            STALL.as_secs()
+            "nothing moved for {:.1} s",
+            stall.as_secs_f64()
         ))),
     })
 }
@@ -169,8 +173,8 @@ impl Progress {
     }
 }
 
-/// Ends when the body has not moved for [`STALL`].
-async fn stalled(progress: &Progress) {
+/// Ends when the body has not moved for so long.
+async fn stalled(progress: &Progress, stall: Duration) {
     let mut last = None;
     loop {
         let now = progress.sent.load(Ordering::Acquire);
@@ -178,7 +182,7 @@ async fn stalled(progress: &Progress) {
             return;
         }
         last = Some(now);
-        tokio::time::sleep(STALL).await;
+        tokio::time::sleep(stall).await;
     }
 }
 
