@@ -92,8 +92,8 @@ fn explain(ahead: i64) -> String {
     );
     let length = match seconds {
         0..120 => format!("{seconds} s"),
-        120..7200 => format!("{} minutes", seconds / 60),
-        _ => format!("{} hours", seconds / 3600),
+        120..7200 => format!("{} minutes", (seconds + 30) / 60),
+        _ => format!("{} hours", (seconds + 1800) / 3600),
     };
     format!("this machine's clock is {length} {which} that of the queue; set it, or let NTP do so")
 }

@@ -28,6 +28,7 @@ pub use client::{ClientConfig, QueueClient};
 pub use credentials::Credentials;
 pub use error::{Endpoint, QueueError};
 pub use http::RetryPolicy;
+pub(crate) use http::{Unread, bounded, retry_after};
 pub use ids::{InvalidId, RunId, TaskId, WorkerIdentity, WorkerPoolId};
 pub use time::format as format_time;
 pub use types::{

@@ -9,7 +9,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -26,6 +26,7 @@ use tokio::sync::OnceCell;
 
 use super::http::{self, Http, SignedHttp, no_answer};
 use super::scratch;
+use crate::queue::{Unread, bounded, retry_after};
 
 /// How often a download is begun.
 const ATTEMPTS: u32 = 6;
@@ -35,6 +36,10 @@ const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const STALL: Duration = Duration::from_secs(60);
 /// The longest content that is fetched, if nothing else is said: a server must not be able to fill the disk.
 pub const LONGEST: u64 = 16 << 30;
+/// The longest pause, also when the server asks for more.
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// The most bytes that the answer of an index may have.
+const INDEX_ANSWER: usize = 1 << 20;
 /// What is hashed and written at one time.
 const BATCH: usize = 1 << 20;
 
@@ -49,6 +54,7 @@ const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC
 pub struct Fetcher {
     root_url: String,
     longest: u64,
+    stall: Duration,
     in_flight: Mutex<HashMap<String, Weak<OnceCell<Arc<Stored>>>>>,
 }
 
@@ -58,6 +64,7 @@ impl Fetcher {
         Fetcher {
             root_url: root_url.into().trim_end_matches('/').to_owned(),
             longest: LONGEST,
+            stall: STALL,
             in_flight: Mutex::default(),
         }
     }
@@ -66,6 +73,13 @@ impl Fetcher {
     #[must_use]
     pub fn at_most(mut self, bytes: u64) -> Self {
         self.longest = bytes;
+        self
+    }
+
+    /// Gives a server that sends nothing up after so long.
+    #[must_use]
+    pub fn stalling_at_most(mut self, time: Duration) -> Self {
+        self.stall = time;
         self
     }
 
@@ -158,21 +172,30 @@ impl Fetcher {
     ) -> Result<Stored> {
         let what = format!("artifact {artifact} of task {task_id}");
         let url = self.api("queue", &["task", task_id, "artifacts", artifact])?;
-        let response = retried(&what, || get(signed, url.clone())).await?;
-        let status = response.status();
-        if status.is_success() {
-            return self.store(http.scratch(), response, &what).await;
+        let found = retried(&what, || async {
+            let response = self.get(signed, &url).await?;
+            let status = response.status();
+            if status.is_success() {
+                return Ok(Found::Here(self.store(http.scratch(), response, &what).await?));
+            }
+            let location = response
+                .headers()
+                .get(LOCATION)
+                .and_then(|value| value.to_str().ok());
+            match location {
+                Some(location) if status.is_redirection() => {
+                    let location = url.join(location).map_err(|error| {
+                        Error::internal(format!("{what}: the queue redirects to no URL: {error}"))
+                    })?;
+                    Ok(Found::Elsewhere(location))
+                }
+                _ => Err(Unfetched::answered(&what, &response)),
+            }
+        });
+        match found.await? {
+            Found::Here(stored) => Ok(stored),
+            Found::Elsewhere(location) => self.download(http, location, &what).await,
         }
-        let Some(location) = response
-            .headers()
-            .get(LOCATION)
-            .and_then(|value| value.to_str().ok())
-        else {
-            return Err(answered(&what, status));
-        };
-        let location = Url::parse(location)
-            .map_err(|error| Error::internal(format!("{what}: the queue redirects to no URL: {error}")))?;
-        self.download(http, location, &what).await
     }
 
     async fn indexed(&self, namespace: &str, signed: &dyn SignedHttp) -> Result<String> {
@@ -183,27 +206,53 @@ impl Fetcher {
         }
         let what = format!("index {namespace}");
         let url = self.api("index", &["task", namespace])?;
-        let response = retried(&what, || get(signed, url.clone())).await?;
-        if !response.status().is_success() {
-            return Err(answered(&what, response.status()));
+        retried(&what, || async {
+            let response = self.get(signed, &url).await?;
+            if !response.status().is_success() {
+                return Err(Unfetched::answered(&what, &response));
+            }
+            let body = match tokio::time::timeout(self.stall, bounded(response, INDEX_ANSWER)).await {
+                Ok(Ok(body)) => body,
+                Ok(Err(Unread::Failed(error))) => return Err(no_answer(error).into()),
+                Ok(Err(Unread::TooLong)) => return Err(not_an_index("it is too long").into()),
+                Err(_) => return Err(self.stalled().into()),
+            };
+            // What cannot be read comes from somebody in between, or got damaged.
+            let indexed: Indexed = serde_json::from_slice(&body).map_err(not_an_index)?;
+            Ok(indexed.task_id)
+        })
+        .await
+    }
+
+    /// A signed request that is answered in time.
+    async fn get(&self, signed: &dyn SignedHttp, url: &Url) -> Result<Response> {
+        let sent = signed.send(Method::GET, url.clone(), HeaderMap::new(), Body::default());
+        match tokio::time::timeout(self.stall, sent).await {
+            Ok(answer) => answer,
+            Err(_) => Err(self.stalled()),
         }
-        let indexed: Indexed = response.json().await.map_err(no_answer)?;
-        Ok(indexed.task_id)
     }
 
     async fn download(&self, http: &Http, url: Url, what: &str) -> Result<Stored> {
-        retried_whole(what, || async {
+        retried(what, || async {
             let sent = http.plain(&url).get(url.clone()).send();
-            let response = match tokio::time::timeout(STALL, sent).await {
+            let response = match tokio::time::timeout(self.stall, sent).await {
                 Ok(answer) => answer.map_err(no_answer)?,
-                Err(_) => return Err(stalled()),
+                Err(_) => return Err(self.stalled().into()),
             };
             if !response.status().is_success() {
-                return Err(answered(what, response.status()));
+                return Err(Unfetched::answered(what, &response));
             }
-            self.store(http.scratch(), response, what).await
+            Ok(self.store(http.scratch(), response, what).await?)
         })
         .await
+    }
+
+    fn stalled(&self) -> Error {
+        Error::new(
+            ErrorKind::ResourceUnavailable,
+            format!("nothing arrived for {:.1} s", self.stall.as_secs_f64()),
+        )
     }
 
     async fn store(&self, directory: &Path, mut response: Response, what: &str) -> Result<Stored> {
@@ -222,9 +271,9 @@ impl Fetcher {
         let (mut batch, mut waiting, mut length) = (Vec::new(), 0, 0_u64);
         loop {
             // A body that ends before its Content-Length is an error of the transport.
-            let chunk = match tokio::time::timeout(STALL, response.chunk()).await {
+            let chunk = match tokio::time::timeout(self.stall, response.chunk()).await {
                 Ok(chunk) => chunk.map_err(no_answer)?,
-                Err(_) => return Err(stalled()),
+                Err(_) => return Err(self.stalled()),
             };
             let Some(chunk) = chunk else { break };
             length += chunk.len() as u64;
@@ -359,51 +408,57 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send
         .map_err(io::Error::other)?
 }
 
-async fn get(signed: &dyn SignedHttp, url: Url) -> Result<Response> {
-    let sent = signed.send(Method::GET, url, HeaderMap::new(), Body::default());
-    match tokio::time::timeout(STALL, sent).await {
-        Ok(answer) => answer,
-        Err(_) => Err(stalled()),
+/// Where an artifact is.
+enum Found {
+    Here(Stored),
+    Elsewhere(Url),
+}
+
+/// An attempt that failed, and how long the server asks to be left alone.
+struct Unfetched {
+    error: Error,
+    asked: Option<Duration>,
+}
+
+impl From<Error> for Unfetched {
+    fn from(error: Error) -> Self {
+        Unfetched { error, asked: None }
     }
 }
 
-/// Tries a request again while the server does not answer or says that it cannot.
-async fn retried<F, R>(what: &str, request: F) -> Result<Response>
-where
-    F: Fn() -> R,
-    R: Future<Output = Result<Response>>,
-{
-    retried_whole(what, || async {
-        let response = request().await?;
-        let status = response.status();
-        if is_transient(status) {
-            return Err(answered(what, status));
+impl Unfetched {
+    fn answered(what: &str, response: &Response) -> Self {
+        Unfetched {
+            error: answered(what, response.status()),
+            asked: retry_after(response.headers(), SystemTime::now()),
         }
-        Ok(response)
-    })
-    .await
+    }
 }
 
-async fn retried_whole<T, F, R>(what: &str, work: F) -> Result<T>
+/// Tries again while the server does not answer or says that it cannot.
+async fn retried<T, F, R>(what: &str, work: F) -> Result<T>
 where
     F: Fn() -> R,
-    R: Future<Output = Result<T>>,
+    R: Future<Output = std::result::Result<T, Unfetched>>,
 {
     let mut attempt = 1;
     loop {
-        match work().await {
-            Err(error) if error.kind() == ErrorKind::ResourceUnavailable && attempt < ATTEMPTS => {
-                let pause = FIRST_PAUSE * 2_u32.pow(attempt - 1);
-                let pause = pause.mul_f64(rand::rng().random_range(0.5..=1.0));
-                tracing::debug!(what, attempt, %error, ?pause, "fetching again");
-                tokio::time::sleep(pause).await;
-                attempt += 1;
-            }
-            Err(error) if error.kind() == ErrorKind::ResourceUnavailable => {
-                return Err(error.context(format!("{what}, after {attempt} attempts")));
-            }
-            other => return other,
+        let Unfetched { error, asked } = match work().await {
+            Ok(value) => return Ok(value),
+            Err(failure) => failure,
+        };
+        if error.kind() != ErrorKind::ResourceUnavailable {
+            return Err(error);
         }
+        if attempt >= ATTEMPTS {
+            return Err(error.context(format!("{what}, after {attempt} attempts")));
+        }
+        let pause = FIRST_PAUSE * 2_u32.pow(attempt - 1);
+        let pause = pause.mul_f64(rand::rng().random_range(0.5..=1.0));
+        let pause = pause + asked.unwrap_or_default().min(LONGEST_PAUSE);
+        tracing::debug!(what, attempt, %error, ?pause, "fetching again");
+        tokio::time::sleep(pause).await;
+        attempt += 1;
     }
 }
 
@@ -429,10 +484,10 @@ fn answered(what: &str, status: StatusCode) -> Error {
     Error::new(kind, format!("{what}: the server answered {status}{advice}"))
 }
 
-fn stalled() -> Error {
+fn not_an_index(problem: impl std::fmt::Display) -> Error {
     Error::new(
         ErrorKind::ResourceUnavailable,
-        format!("nothing arrived for {} s", STALL.as_secs()),
+        format!("what answers for the index is not one: {problem}"),
     )
 }
 
