@@ -126,7 +126,10 @@ async fn every_call_has_its_outcome_for_everything_that_can_happen() {
                 let found = cell.make().await;
                 let mut problems = Vec::new();
                 if found != expected {
-                    problems.push(format!("came to {found:?} instead of {expected:?}: {}", cell.said()));
+                    problems.push(format!(
+                        "came to {found:?} instead of {expected:?}: {}",
+                        cell.said()
+                    ));
                 }
                 // What a made-up answer says has happened has not.
                 let made_up = matches!(fault, Fault::NotJson | Fault::WrongShape | Fault::EndlessBody)

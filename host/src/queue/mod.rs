@@ -9,6 +9,7 @@ mod credentials;
 mod error;
 mod http;
 mod ids;
+mod outage;
 mod task_client;
 mod time;
 mod types;
@@ -30,6 +31,7 @@ pub use error::{Endpoint, QueueError};
 pub use http::RetryPolicy;
 pub(crate) use http::{Unread, bounded, retry_after};
 pub use ids::{InvalidId, RunId, TaskId, WorkerIdentity, WorkerPoolId};
+pub(crate) use outage::Outage;
 pub use time::format as format_time;
 pub use types::{
     Artifact, ArtifactCreated, ArtifactErrorReason, ArtifactRequest, Claim, ExceptionReason, Metadata,

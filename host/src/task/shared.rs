@@ -17,7 +17,7 @@ use super::environment::TaskEnvironment;
 use super::fault::{Cause, Fault};
 use super::remains::Remains;
 use super::report::{Resolution, TaskReport, WorkerEffect};
-use crate::queue::{Claim, QueueError, TaskQueue, format_time};
+use crate::queue::{Claim, Outage, QueueError, TaskQueue, format_time};
 use crate::services::context::{Activity, TaskServices};
 use crate::services::log::TaskLog;
 use crate::services::worker::private_folder;
@@ -312,6 +312,7 @@ impl Task {
 
     /// Reports until the queue answers: with the resolution that stands, or with an error that asking again cannot mend.
     async fn report_until_taken(&self, resolution: Resolution) -> Result<Resolution, QueueError> {
+        let mut outage = Outage::default();
         loop {
             let outcome = match resolution {
                 Resolution::Completed => self.queue.report_completed().await.map(drop),
@@ -333,13 +334,15 @@ impl Task {
                 Err(error) if error.is_transient() => {
                     let pause = self.env.deadlines.report_again;
                     let pause = pause.mul_f64(rand::rng().random_range(0.5..=1.0));
-                    tracing::warn!(
-                        task_id = %self.claim.task_id(),
-                        run_id = self.claim.run_id.0,
-                        %error,
-                        ?pause,
-                        "the end of this run could not be reported; trying again"
-                    );
+                    if outage.failed() {
+                        tracing::warn!(
+                            task_id = %self.claim.task_id(),
+                            run_id = self.claim.run_id.0,
+                            %error,
+                            ?pause,
+                            "the end of this run could not be reported; trying again"
+                        );
+                    }
                     tokio::time::sleep(pause).await;
                 }
                 Err(error) => return Err(error),

@@ -16,7 +16,7 @@ use super::journal::{ClaimRecord, Journal};
 use super::options::{Exit, WorkerOptions};
 use super::status::Board;
 use super::supervise::keep_claim;
-use crate::queue::{Claim, ExceptionReason, Queue, QueueError, RunId, TaskId, TaskStatus};
+use crate::queue::{Claim, ExceptionReason, Outage, Queue, QueueError, RunId, TaskId, TaskStatus};
 use crate::task::{
     self, Resolution, TaskControl, TaskEnvironment, TaskEvent, TaskReport, WorkerEffect, task_control,
 };
@@ -75,6 +75,9 @@ struct State {
     /// Not before this is anything claimed again.
     not_before: Option<Instant>,
     failures: u32,
+    /// The queue gives no tasks, or says nothing about cancellations.
+    no_claims: Outage,
+    no_statuses: Outage,
     idle_since: Instant,
     stop: Option<Stop>,
     stop_by: Option<tokio::time::Instant>,
@@ -155,6 +158,8 @@ impl Worker {
             statuses: None,
             not_before: None,
             failures: 0,
+            no_claims: Outage::default(),
+            no_statuses: Outage::default(),
             idle_since: Instant::now(),
             stop: None,
             stop_by: None,
@@ -188,7 +193,7 @@ impl Worker {
                         self.unhealthy(&mut state, &library);
                     }
                 }
-                statuses = wait(&mut state.statuses) => self.heard(&state, statuses),
+                statuses = wait(&mut state.statuses) => self.heard(&mut state, statuses),
                 _ = cancellations.tick(), if !state.running.is_empty() => self.ask_statuses(&mut state),
                 () = tokio::time::sleep_until(wake.into()) => {}
             }
@@ -318,6 +323,9 @@ impl Worker {
         match poll {
             Ok(Poll::Claims(claims)) => {
                 state.failures = 0;
+                if let Some((failures, time)) = state.no_claims.ended() {
+                    tracing::info!(failures, seconds = time.as_secs(), "the queue answers again");
+                }
                 if claims.is_empty() {
                     if state.running.is_empty() {
                         let idle = state.idle_since.elapsed();
@@ -344,7 +352,12 @@ impl Worker {
                 state.failures = state.failures.saturating_add(1);
                 let pause = PATIENCE * state.failures.min(12);
                 let pause = pause.mul_f64(rand::rng().random_range(0.5..1.0));
-                tracing::error!(%error, pause_s = pause.as_secs(), "nothing could be claimed; trying again");
+                let (pause_s, failures) = (pause.as_secs(), state.failures);
+                if state.no_claims.failed() {
+                    tracing::error!(%error, pause_s, failures, "nothing could be claimed; trying again");
+                } else {
+                    tracing::debug!(%error, pause_s, failures, "nothing could be claimed; trying again");
+                }
                 state.not_before = Some(Instant::now() + pause);
             }
             Err(error) => {
@@ -561,13 +574,15 @@ impl Worker {
 
     fn heard(
         &self,
-        state: &State,
+        state: &mut State,
         statuses: Result<Result<Vec<TaskStatus>, QueueError>, tokio::task::JoinError>,
     ) {
         let statuses = match statuses {
             Ok(Ok(statuses)) => statuses,
             Ok(Err(error)) => {
-                tracing::warn!(%error, "the queue could not be asked about cancellations; asking again later");
+                if state.no_statuses.failed() {
+                    tracing::warn!(%error, "the queue could not be asked about cancellations; asking again later");
+                }
                 return;
             }
             Err(error) => {
@@ -575,6 +590,7 @@ impl Worker {
                 return;
             }
         };
+        state.no_statuses.ended();
         for status in statuses {
             for ((task, run), control) in &state.running {
                 if *task == status.task_id

@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 use rand::Rng;
 
 use super::journal::Journal;
-use crate::queue::{Claim, QueueError, TaskQueue};
+use crate::queue::{Claim, Outage, QueueError, TaskQueue};
 use crate::task::{TaskControl, TaskEvent, TaskReport};
 
 /// Reclaims before a third of the claim's time is left, whatever its length, and watches the deadline, until the task
@@ -19,6 +19,7 @@ pub(super) async fn keep_claim(
 ) -> Option<TaskReport> {
     let mut taken_until = claim.taken_until;
     let mut failures = 0;
+    let mut outage = Outage::default();
     let resolved = control.resolved();
     tokio::pin!(resolved);
     let deadline = tokio::time::sleep(until(claim.task.deadline));
@@ -42,6 +43,7 @@ pub(super) async fn keep_claim(
                 match outcome {
                     Ok(reclaimed) => {
                         failures = 0;
+                        outage.ended();
                         taken_until = reclaimed.taken_until;
                         wait = before_expiry(taken_until);
                         let written =
@@ -59,7 +61,9 @@ pub(super) async fn keep_claim(
                     Err(error) if error.is_transient() && Utc::now() < taken_until => {
                         failures += 1;
                         wait = Duration::from_secs(failures).min(until(taken_until));
-                        tracing::warn!(task_id = %claim.task_id(), %error, "the claim could not be renewed; trying again");
+                        if outage.failed() {
+                            tracing::warn!(task_id = %claim.task_id(), %error, "the claim could not be renewed; trying again");
+                        }
                     }
                     Err(error) => {
                         lost = true;

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 
 use exchange::{Pace, Request};
@@ -111,6 +111,7 @@ struct State {
     upstream: SocketAddr,
     rules: Mutex<Vec<Ruled>>,
     seen: watch::Sender<Vec<Seen>>,
+    let_go: Notify,
 }
 
 /// A running proxy. It ends with this object.
@@ -134,6 +135,7 @@ impl Proxy {
                 upstream,
                 rules: Mutex::default(),
                 seen: watch::Sender::default(),
+                let_go: Notify::new(),
             }),
             accepting: Mutex::default(),
         };
@@ -174,9 +176,10 @@ impl Proxy {
         self.state.rules.lock().unwrap().push(Ruled { rule, met: 0 });
     }
 
-    /// No rules any more.
+    /// No rules any more; what hangs is let go.
     pub(crate) fn behave(&self) {
         self.state.rules.lock().unwrap().clear();
+        self.state.let_go.notify_waiters();
     }
 
     /// The requests so far with this method and this part of a path.
@@ -257,7 +260,11 @@ async fn serve(state: Arc<State>, connection: TcpStream) {
             return;
         }
         Some(Fault::Hang) => {
-            let _ = client.read(&mut [0]).await;
+            let mut nothing = [0];
+            tokio::select! {
+                _ = client.read(&mut nothing) => {}
+                () = state.let_go.notified() => {}
+            }
             Ok(())
         }
         Some(Fault::SlowAnswer) => exchange::byte_by_byte(&mut client, &server().await).await,
