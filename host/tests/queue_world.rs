@@ -204,18 +204,45 @@ fn client(scene: &Scene, proxy: &Proxy, adjust: impl FnOnce(&mut ClientConfig)) 
     QueueClient::new(config).unwrap()
 }
 
-/// Clocks that are minutes off, and whether the queue refuses what is signed by them.
-const CLOCKS: [(i64, bool, fn() -> SystemTime); 4] = [
-    (-10, false, || SystemTime::now() - Duration::from_secs(600)),
-    (10, false, || SystemTime::now() + Duration::from_secs(600)),
-    (-20, true, || SystemTime::now() - Duration::from_secs(1200)),
-    (20, true, || SystemTime::now() + Duration::from_secs(1200)),
+/// A clock that is minutes off, and whether the queue refuses what is signed by it.
+struct Off {
+    minutes: i64,
+    refused: bool,
+    clock: fn() -> SystemTime,
+}
+
+const CLOCKS: [Off; 4] = [
+    Off {
+        minutes: -10,
+        refused: false,
+        clock: || SystemTime::now() - Duration::from_secs(600),
+    },
+    Off {
+        minutes: 10,
+        refused: false,
+        clock: || SystemTime::now() + Duration::from_secs(600),
+    },
+    Off {
+        minutes: -20,
+        refused: true,
+        clock: || SystemTime::now() - Duration::from_secs(1200),
+    },
+    Off {
+        minutes: 20,
+        refused: true,
+        clock: || SystemTime::now() + Duration::from_secs(1200),
+    },
 ];
 
 #[tokio::test]
 async fn a_clock_that_is_off_costs_at_most_one_request() {
     let scene = Scene::new().await;
-    for (minutes, refused, clock) in CLOCKS {
+    for Off {
+        minutes,
+        refused,
+        clock,
+    } in CLOCKS
+    {
         let proxy = Proxy::start(scene.queue.root_url()).await;
         let client = client(&scene, &proxy, |config| config.clock = clock);
         let id = scene.create().await;
@@ -253,7 +280,12 @@ async fn a_clock_that_is_off_costs_at_most_one_request() {
 #[tokio::test]
 async fn a_refusal_that_may_come_from_the_clock_says_so() {
     let scene = Scene::new().await;
-    for (minutes, refused, clock) in CLOCKS {
+    for Off {
+        minutes,
+        refused,
+        clock,
+    } in CLOCKS
+    {
         let proxy = Proxy::start(scene.queue.root_url()).await;
         proxy.rule(Rule::always("GET", "/", Fault::NoDate));
         let client = client(&scene, &proxy, |config| config.clock = clock);

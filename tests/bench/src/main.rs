@@ -3,8 +3,10 @@
 //! Machines are noisy, so every ratio is the median of nine pairs, figure and yardstick taken in turns.
 
 mod boundary;
+mod content;
 mod many;
 mod pairs;
+mod queue;
 mod worker;
 
 use std::path::PathBuf;
@@ -18,6 +20,8 @@ pub(crate) struct Build {
     pub(crate) host: PathBuf,
     /// The native engine's library.
     pub(crate) engine: PathBuf,
+    /// The mock engine's.
+    pub(crate) mock: PathBuf,
     /// A directory with every plugin.
     pub(crate) plugins: PathBuf,
     /// The library of a plugin that does nothing.
@@ -38,8 +42,16 @@ const FIGURES: &[(&str, Measure)] = &[
     ("libraries-memory", many::memory),
     ("task-overhead", worker::overhead),
     ("tasks-per-second", worker::throughput),
+    ("mock-tasks-per-second", worker::mock_throughput),
+    ("log-uploaded", content::log_uploaded),
+    ("log-alone", content::log_alone),
+    ("artifact-1-gib", content::large_artifact),
+    ("artifacts-1000-small", content::small_artifacts),
     ("host-memory-idle", worker::memory),
+    ("host-memory-per-task", worker::memory_per_task),
     ("start-to-first-claim", worker::first_claim),
+    ("queue-claims", queue::claims_per_second),
+    ("queue-creates", queue::creates_per_second),
 ];
 
 fn main() -> ExitCode {
@@ -53,6 +65,7 @@ fn main() -> ExitCode {
     let build = Build {
         host: built.join("tcw-host"),
         engine: built.join("libnative_engine.so"),
+        mock: built.join("libmock_engine.so"),
         plugins: plugins.into(),
         nothing: built.join("libnothing_plugin.so"),
         pairs: std::env::var("TCW_BENCH_PAIRS")

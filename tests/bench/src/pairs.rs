@@ -13,6 +13,8 @@ pub(crate) enum Target {
     AtLeast(f64),
     /// At most this many times the yardstick.
     RatioAtMost(f64),
+    /// At least this many times the yardstick.
+    RatioAtLeast(f64),
 }
 
 /// A measured figure.
@@ -66,6 +68,10 @@ impl Figure {
             Target::RatioAtMost(bound) => (
                 format!("<= {bound} of the yardstick"),
                 ratio.is_some_and(|ratio| ratio <= bound),
+            ),
+            Target::RatioAtLeast(bound) => (
+                format!(">= {bound} of the yardstick"),
+                ratio.is_some_and(|ratio| ratio >= bound),
             ),
         };
         json!({

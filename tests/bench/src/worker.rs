@@ -13,30 +13,51 @@ use tokio::runtime::Runtime;
 use crate::Build;
 use crate::pairs::{Figure, Target, millis};
 
-const POOL: &str = "local/native";
+/// What tasks are run with, and what they are.
+#[derive(Clone)]
+pub(crate) struct Work<'a> {
+    pub(crate) engine: &'a Path,
+    pub(crate) pool: &'static str,
+    pub(crate) plugins: Vec<&'a Path>,
+    pub(crate) capacity: u32,
+    pub(crate) payload: Value,
+}
 
-/// A trivial task. Its definition is as `submit` makes it.
-fn definition() -> Value {
+impl<'a> Work<'a> {
+    /// `true` in the native engine.
+    pub(crate) fn native(build: &'a Build, plugins: &[&'a Path], capacity: u32) -> Self {
+        Work {
+            engine: &build.engine,
+            pool: "local/native",
+            plugins: plugins.to_vec(),
+            capacity,
+            payload: json!({ "command": [["true"]], "maxRunTime": 60 }),
+        }
+    }
+}
+
+/// A task's definition, as `submit` makes it.
+pub(crate) fn definition(pool: &str, payload: &Value) -> Value {
     let now = std::time::SystemTime::now();
     json!({
-        "taskQueueId": POOL,
+        "taskQueueId": pool,
         "created": format_time(now.into()),
         "deadline": format_time((now + Duration::from_secs(3600)).into()),
-        "payload": { "command": [["true"]], "maxRunTime": 60 },
+        "payload": payload,
         "metadata": { "name": "true", "description": "true", "owner": "a@example.com", "source": "https://example.com/" },
     })
 }
 
-fn start(build: &Build, plugins: &[&Path], state: &Path, capacity: u32, tasks: Option<usize>) -> Child {
+fn start(build: &Build, work: &Work<'_>, state: &Path, tasks: Option<usize>) -> Child {
     let mut command = Command::new(&build.host);
-    command.arg("run").arg("--engine").arg(&build.engine);
-    for directory in plugins {
+    command.arg("run").arg("--engine").arg(work.engine);
+    for directory in &work.plugins {
         command.arg("--plugins").arg(directory);
     }
     command
         .arg("--state-directory")
         .arg(state)
-        .args(["--capacity", &capacity.to_string()]);
+        .args(["--capacity", &work.capacity.to_string()]);
     if let Some(tasks) = tasks {
         command.args(["--number-of-tasks", &tasks.to_string()]);
     }
@@ -52,7 +73,8 @@ fn start(build: &Build, plugins: &[&Path], state: &Path, capacity: u32, tasks: O
 }
 
 /// Puts tasks into the queue of a state directory before any worker uses it.
-fn fill(runtime: &Runtime, state: &Path, count: usize) -> Vec<TaskId> {
+fn fill(runtime: &Runtime, state: &Path, work: &Work<'_>, count: usize) -> Vec<TaskId> {
+    let definition = definition(work.pool, &work.payload);
     runtime.block_on(async {
         let queue = EmbeddedQueue::start(EmbeddedConfig::new(state.join("queue")))
             .await
@@ -62,7 +84,7 @@ fn fill(runtime: &Runtime, state: &Path, count: usize) -> Vec<TaskId> {
         let mut tasks = Vec::with_capacity(count);
         for _ in 0..count {
             let task = TaskId::random();
-            client.create_task(&task, &definition()).await.expect("a task");
+            client.create_task(&task, &definition).await.expect("a task");
             tasks.push(task);
         }
         queue.stop().await;
@@ -86,10 +108,15 @@ fn statuses(runtime: &Runtime, state: &Path, tasks: &[TaskId]) -> Vec<TaskStatus
 
 /// Milliseconds from the first start to the last end of `count` tasks.
 pub(crate) fn span(build: &Build, plugins: &[&Path], capacity: u32, count: usize) -> f64 {
+    span_of(build, &Work::native(build, plugins, capacity), count)
+}
+
+/// The same of any tasks.
+pub(crate) fn span_of(build: &Build, work: &Work<'_>, count: usize) -> f64 {
     let runtime = Runtime::new().expect("threads");
     let state = tempfile::tempdir().expect("a directory");
-    let tasks = fill(&runtime, state.path(), count);
-    let status = start(build, plugins, state.path(), capacity, Some(count))
+    let tasks = fill(&runtime, state.path(), work, count);
+    let status = start(build, work, state.path(), Some(count))
         .wait()
         .expect("tcw-host ends");
     assert!(status.success(), "tcw-host ended with {status}");
@@ -166,14 +193,18 @@ pub(crate) struct Idle {
 /// A worker that has run one task and waits for the next.
 pub(crate) fn idle(build: &Build, plugins: &[&Path]) -> Idle {
     let state = tempfile::tempdir().expect("a directory");
-    let mut host = start(build, plugins, state.path(), 8, None);
+    let work = Work::native(build, plugins, 8);
+    let mut host = start(build, &work, state.path(), None);
     wait_for_queue(state.path());
     // It has claimed once when a task was run; then it idles in its next poll.
     let runtime = Runtime::new().expect("threads");
     runtime.block_on(async {
         let client = client(state.path());
         let task = TaskId::random();
-        client.create_task(&task, &definition()).await.expect("a task");
+        client
+            .create_task(&task, &definition(work.pool, &work.payload))
+            .await
+            .expect("a task");
         let status = loop {
             let status = client.status(&task).await.expect("its status");
             if status.state.is_resolved() {
@@ -185,22 +216,85 @@ pub(crate) fn idle(build: &Build, plugins: &[&Path]) -> Idle {
     });
     // Threads for blocking work end when they had none for ten seconds; until then their number is chance.
     std::thread::sleep(Duration::from_secs(12));
-    let status = fs::read_to_string(format!("/proc/{}/status", host.id())).expect("the process");
-    let field = |name: &str| -> f64 {
-        let text = status
-            .lines()
-            .find_map(|line| line.strip_prefix(name))
-            .expect("a line of the process's status");
-        text.trim().trim_end_matches(" kB").parse().expect("a number")
-    };
     let idle = Idle {
-        resident: field("VmRSS:") / 1024.0,
-        threads: field("Threads:"),
+        resident: status_of(&host, "VmRSS:") / 1024.0,
+        threads: status_of(&host, "Threads:"),
     };
-    let id = rustix::process::Pid::from_child(&host);
+    end(&mut host);
+    idle
+}
+
+/// A number from `/proc/PID/status`.
+fn status_of(host: &Child, name: &str) -> f64 {
+    let status = fs::read_to_string(format!("/proc/{}/status", host.id())).expect("the process");
+    let text = status
+        .lines()
+        .find_map(|line| line.strip_prefix(name))
+        .expect("a line of the process's status");
+    text.trim().trim_end_matches(" kB").parse().expect("a number")
+}
+
+fn end(host: &mut Child) {
+    let id = rustix::process::Pid::from_child(host);
     rustix::process::kill_process(id, rustix::process::Signal::TERM).expect("a signal");
     host.wait().expect("tcw-host ends");
-    idle
+}
+
+/// Kilobytes that are resident for each of many tasks that run.
+pub(crate) fn memory_per_task(build: &Build) -> Figure {
+    const COUNT: u32 = 64;
+    let state = tempfile::tempdir().expect("a directory");
+    let work = Work {
+        payload: json!({ "command": [["sleep", "1000"]], "maxRunTime": 2000 }),
+        ..Work::native(build, &[&build.plugins], COUNT)
+    };
+    let mut host = start(build, &work, state.path(), None);
+    wait_for_queue(state.path());
+    let runtime = Runtime::new().expect("threads");
+    let running = |count: u32| {
+        runtime.block_on(async {
+            let client = client(state.path());
+            let mut tasks = Vec::new();
+            for _ in 0..count {
+                let task = TaskId::random();
+                let definition = definition(work.pool, &work.payload);
+                client.create_task(&task, &definition).await.expect("a task");
+                tasks.push(task);
+            }
+            loop {
+                let statuses = client.statuses(&tasks).await.expect("statuses");
+                if statuses
+                    .iter()
+                    .all(|status| format!("{:?}", status.state) == "Running")
+                {
+                    return;
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        });
+        // What starting them has needed ends within ten seconds.
+        std::thread::sleep(Duration::from_secs(12));
+        status_of(&host, "VmRSS:")
+    };
+    // The first one brings in what all share.
+    let one = running(1);
+    let all = running(COUNT - 1);
+    end(&mut host);
+    Figure::alone((all - one) / f64::from(COUNT - 1), "KB", Target::AtMost(300.0))
+}
+
+/// Tasks of the mock engine a second at capacity 32; the yardstick makes as many tasks in an embedded queue.
+pub(crate) fn mock_throughput(build: &Build) -> Figure {
+    const COUNT: usize = 1000;
+    let work = Work {
+        engine: &build.mock,
+        pool: "local/mock",
+        payload: json!({ "function": "true", "maxRunTime": 60 }),
+        ..Work::native(build, &[&build.plugins], 32)
+    };
+    let figure = || COUNT as f64 / (span_of(build, &work, COUNT) / 1000.0);
+    let yardstick = || crate::queue::creates(COUNT);
+    Figure::pairs(build.pairs, "tasks/s", Target::AtLeast(400.0), figure, yardstick)
 }
 
 /// Resident memory of the worker that waits for tasks with every library loaded.
@@ -214,9 +308,10 @@ pub(crate) fn first_claim(build: &Build) -> Figure {
     let figure = || {
         let runtime = Runtime::new().expect("threads");
         let state = tempfile::tempdir().expect("a directory");
-        let tasks = fill(&runtime, state.path(), 1);
+        let work = Work::native(build, &[&build.plugins], 1);
+        let tasks = fill(&runtime, state.path(), &work, 1);
         let begun = std::time::SystemTime::now();
-        let status = start(build, &[&build.plugins], state.path(), 1, Some(1))
+        let status = start(build, &work, state.path(), Some(1))
             .wait()
             .expect("tcw-host ends");
         assert!(status.success(), "tcw-host ended with {status}");
