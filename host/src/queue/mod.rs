@@ -37,7 +37,8 @@ pub use types::{
     Artifact, ArtifactCreated, ArtifactErrorReason, ArtifactRequest, Claim, ExceptionReason, Metadata,
     Priority, Reclaimed, Requires, RunState, RunStatus, TaskDefinition, TaskState, TaskStatus,
 };
-pub use upload::{Reader, Upload, UploadBody};
+pub(crate) use upload::read_ahead;
+pub use upload::{Pieces, Reader, Upload, UploadBody};
 
 /// A queue, asked with the credentials of a worker or a person.
 #[async_trait]

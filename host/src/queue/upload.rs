@@ -13,12 +13,15 @@ use futures_util::stream;
 use reqwest::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
 use reqwest::{Method, Url};
 use tokio::io::{AsyncRead, AsyncReadExt as _};
+use tokio::sync::mpsc;
 
 use super::http::{self, Failure, RetryPolicy};
 use super::{Endpoint, QueueError};
 
 /// Read and sent in pieces of this many bytes.
 const CHUNK: usize = 256 * 1024;
+/// Pieces that are read before they are needed.
+const AHEAD: usize = 3;
 /// What is read of storage's words, and for how long: they only explain.
 const WORDS: usize = 64 * 1024;
 const WORDS_TIME: Duration = Duration::from_secs(10);
@@ -44,9 +47,14 @@ pub enum UploadBody {
     File(Arc<File>),
     /// From whatever this opens, once for each attempt.
     Reopen(Box<dyn FnMut() -> io::Result<Reader> + Send>),
+    /// From pieces that this begins to read, once for each attempt.
+    Pieces(Box<dyn FnMut() -> Pieces + Send>),
     /// From something that can be read once only, so that there is one attempt only.
     Once(Reader),
 }
+
+/// Bytes piece by piece; an empty piece is the end.
+pub type Pieces = mpsc::Receiver<io::Result<Bytes>>;
 
 /// A source of bytes.
 pub type Reader = Pin<Box<dyn AsyncRead + Send>>;
@@ -57,6 +65,7 @@ impl std::fmt::Debug for UploadBody {
             Self::Bytes(_) => "Bytes",
             Self::File(_) => "File",
             Self::Reopen(_) => "Reopen",
+            Self::Pieces(_) => "Pieces",
             Self::Once(_) => "Once",
         })
     }
@@ -228,7 +237,7 @@ fn counted(source: Source, length: u64, progress: Arc<Progress>) -> reqwest::Bod
 /// One reading of a body, from its beginning.
 enum Source {
     Bytes(Option<Bytes>),
-    File(Arc<File>, u64),
+    Pieces(Pieces),
     Reader(Reader),
 }
 
@@ -242,7 +251,12 @@ impl Source {
             }
             Some(UploadBody::File(file)) => {
                 *body = Some(UploadBody::File(Arc::clone(&file)));
-                Ok(Self::File(file, 0))
+                Ok(Self::Pieces(read_ahead(file, 0, |_| ())))
+            }
+            Some(UploadBody::Pieces(mut begin)) => {
+                let pieces = begin();
+                *body = Some(UploadBody::Pieces(begin));
+                Ok(Self::Pieces(pieces))
             }
             Some(UploadBody::Reopen(mut open)) => {
                 let reader = open()?;
@@ -258,14 +272,10 @@ impl Source {
     async fn next(&mut self) -> io::Result<Bytes> {
         match self {
             Self::Bytes(bytes) => Ok(bytes.take().unwrap_or_default()),
-            Self::File(file, offset) => {
-                let (file, from) = (Arc::clone(file), *offset);
-                let piece = tokio::task::spawn_blocking(move || read_at(&file, from))
-                    .await
-                    .map_err(io::Error::other)??;
-                *offset += piece.len() as u64;
-                Ok(piece)
-            }
+            Self::Pieces(pieces) => match pieces.recv().await {
+                Some(piece) => piece,
+                None => Err(io::Error::other("who reads it has stopped")),
+            },
             Self::Reader(reader) => {
                 let mut piece = BytesMut::with_capacity(CHUNK);
                 reader.read_buf(&mut piece).await?;
@@ -275,25 +285,49 @@ impl Source {
     }
 }
 
+/// Reads a file from an offset to its end, on a thread for that, a few pieces ahead of whoever takes them. `each` sees
+/// every piece before it is taken, the empty one at the end too.
+pub(crate) fn read_ahead(
+    file: Arc<File>,
+    mut offset: u64,
+    mut each: impl FnMut(&[u8]) + Send + 'static,
+) -> Pieces {
+    let (sender, pieces) = mpsc::channel(AHEAD);
+    tokio::task::spawn_blocking(move || {
+        loop {
+            let piece = read_at(&file, offset);
+            if let Ok(piece) = &piece {
+                each(piece);
+                offset += piece.len() as u64;
+            }
+            let ended = piece.as_ref().map_or(true, Bytes::is_empty);
+            // Nobody takes it any more: the attempt is over.
+            if sender.blocking_send(piece).is_err() || ended {
+                return;
+            }
+        }
+    });
+    pieces
+}
+
+#[cfg(unix)]
 fn read_at(file: &File, offset: u64) -> io::Result<Bytes> {
-    #[cfg(unix)]
-    use std::os::unix::fs::FileExt as _;
-    #[cfg(windows)]
+    let mut buffer = Vec::with_capacity(CHUNK);
+    loop {
+        match rustix::io::pread(file, rustix::buffer::spare_capacity(&mut buffer), offset) {
+            Ok(_) => return Ok(Bytes::from(buffer)),
+            Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+#[cfg(windows)]
+fn read_at(file: &File, offset: u64) -> io::Result<Bytes> {
     use std::os::windows::fs::FileExt as _;
 
     let mut buffer = vec![0; CHUNK];
-    loop {
-        #[cfg(unix)]
-        let outcome = file.read_at(&mut buffer, offset);
-        #[cfg(windows)]
-        let outcome = file.seek_read(&mut buffer, offset);
-        match outcome {
-            Ok(length) => {
-                buffer.truncate(length);
-                return Ok(Bytes::from(buffer));
-            }
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
+    let length = file.seek_read(&mut buffer, offset)?;
+    buffer.truncate(length);
+    Ok(Bytes::from(buffer))
 }

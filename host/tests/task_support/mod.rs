@@ -476,6 +476,12 @@ impl TaskQueue for FakeQueue {
                 (&*file).read_to_end(&mut bytes).unwrap();
             }
             UploadBody::Reopen(mut open) => drop(open().unwrap().read_to_end(&mut bytes).await.unwrap()),
+            UploadBody::Pieces(mut begin) => {
+                let mut pieces = begin();
+                while let Some(piece) = pieces.recv().await {
+                    bytes.extend_from_slice(&piece.unwrap());
+                }
+            }
             UploadBody::Once(mut body) => drop(body.read_to_end(&mut bytes).await.unwrap()),
         }
         assert_eq!(bytes.len() as u64, upload.length);

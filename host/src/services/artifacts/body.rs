@@ -4,9 +4,7 @@ use std::fs::File;
 use std::io::{self, BufReader, Read, Seek, Write};
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
 use std::path::Path;
-use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -15,10 +13,8 @@ use flate2::write::GzEncoder;
 use rustix::event::{PollFd, PollFlags};
 use sha2::{Digest, Sha256};
 use tcw_abi::{Error, ErrorKind, Result};
-use tokio::io::{AsyncRead, ReadBuf};
-use tokio::task::JoinHandle;
 
-use crate::queue::UploadBody;
+use crate::queue::{self, UploadBody};
 use crate::services::scratch::{self, Hashed, Spool, Spooled};
 
 /// Bodies up to this size are held in memory.
@@ -144,16 +140,16 @@ pub(super) fn prepare(
     let hash = Arc::new(Mutex::new(Sha256::new()));
     let body = {
         let (file, hash) = (Arc::clone(&file), Arc::clone(&hash));
-        UploadBody::Reopen(Box::new(move || {
-            // Each attempt starts from the beginning, so the hash does too.
-            *hash.lock().unwrap_or_else(PoisonError::into_inner) = Sha256::new();
-            Ok(Box::pin(Sending::new(
-                ReadFrom {
-                    file: Arc::clone(&file),
-                    offset: position,
-                },
-                Arc::clone(&hash),
-            )))
+        UploadBody::Pieces(Box::new(move || {
+            let (hash, mut hashing) = (Arc::clone(&hash), Sha256::new());
+            // Each attempt hashes from the beginning, and the one that gets to the end has the hash.
+            queue::read_ahead(Arc::clone(&file), position, move |piece| {
+                if piece.is_empty() {
+                    *hash.lock().unwrap_or_else(PoisonError::into_inner) = hashing.clone();
+                } else {
+                    hashing.update(piece);
+                }
+            })
         }))
     };
     Ok(Prepared {
@@ -236,70 +232,5 @@ impl Read for ReadFrom {
         let length = self.file.read_at(buffer, self.offset)?;
         self.offset += length as u64;
         Ok(length)
-    }
-}
-
-/// A large file on its way: read and hashed a chunk at a time, on the threads for blocking work.
-struct Sending {
-    hash: Arc<Mutex<Sha256>>,
-    state: Reading,
-}
-
-enum Reading {
-    /// Bytes that were read and not yet taken.
-    Idle {
-        source: Option<ReadFrom>,
-        chunk: Bytes,
-    },
-    Busy(JoinHandle<io::Result<(ReadFrom, Bytes)>>),
-}
-
-impl Sending {
-    fn new(source: ReadFrom, hash: Arc<Mutex<Sha256>>) -> Self {
-        Sending {
-            hash,
-            state: Reading::Idle {
-                source: Some(source),
-                chunk: Bytes::new(),
-            },
-        }
-    }
-}
-
-impl AsyncRead for Sending {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let this = &mut *self;
-        loop {
-            match &mut this.state {
-                Reading::Idle { chunk, .. } if !chunk.is_empty() => {
-                    let taken = chunk.split_to(chunk.len().min(buffer.remaining()));
-                    buffer.put_slice(&taken);
-                    return Poll::Ready(Ok(()));
-                }
-                Reading::Idle { source, .. } => {
-                    // Without a source, the end was seen before.
-                    let Some(mut source) = source.take() else {
-                        return Poll::Ready(Ok(()));
-                    };
-                    let hash = Arc::clone(&this.hash);
-                    this.state = Reading::Busy(tokio::task::spawn_blocking(move || {
-                        let mut chunk = vec![0; CHUNK];
-                        let length = source.read(&mut chunk)?;
-                        chunk.truncate(length);
-                        hash.lock().unwrap_or_else(PoisonError::into_inner).update(&chunk);
-                        Ok((source, Bytes::from(chunk)))
-                    }));
-                }
-                Reading::Busy(reading) => {
-                    let (source, chunk) = ready!(Pin::new(reading).poll(cx)).map_err(io::Error::other)??;
-                    let source = (!chunk.is_empty()).then_some(source);
-                    this.state = Reading::Idle { source, chunk };
-                }
-            }
-        }
     }
 }

@@ -73,12 +73,18 @@ impl TaskQueue for Storage {
                 (&*file).rewind().unwrap();
                 (&*file).read_to_end(&mut bytes).unwrap();
             }
-            UploadBody::Reopen(mut open) => {
-                // The first attempt breaks off halfway.
-                let mut half = vec![0; 1024];
-                open().unwrap().read_exact(&mut half).await.unwrap();
-                open().unwrap().read_to_end(&mut bytes).await.unwrap();
+            UploadBody::Pieces(mut begin) => {
+                // The first attempt breaks off early.
+                begin().recv().await.unwrap().unwrap();
+                let mut pieces = begin();
+                loop {
+                    match pieces.recv().await.unwrap().unwrap() {
+                        piece if piece.is_empty() => break,
+                        piece => bytes.extend_from_slice(&piece),
+                    }
+                }
             }
+            UploadBody::Reopen(mut open) => drop(open().unwrap().read_to_end(&mut bytes).await.unwrap()),
             UploadBody::Once(mut body) => drop(body.read_to_end(&mut bytes).await.unwrap()),
         }
         if let Some(meddle) = &self.meddle {
