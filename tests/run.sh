@@ -101,6 +101,9 @@ if [ "$full" = yes ]; then
     check "a plugin built by rustc 1.85 and by 1.96" tests/compilers.sh "$target"
     check "the templates for vendors, expanded by cargo-generate" tests/templates.sh "$target" --cargo-generate
     check "ABI evolution: shipped and shuffled libraries" tests/abi-history/run.sh "$target" --slow
+    cargo_tests "the worker behind a queue that stands still" -p tcw-host --test queue_world_worker -- --ignored
+    cargo_tests "load: thousands of tasks" -p tcw-host --test load -- --ignored --test-threads 1
+    need curl curl
     check "benchmarks" tests/bench/run.sh
 fi
 
