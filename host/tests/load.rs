@@ -236,7 +236,7 @@ async fn ten_thousand_tasks_of_the_mock_engine_leave_nothing() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "takes a minute or more; tests/run.sh --full runs it"]
 async fn two_thousand_processes_leave_nothing() {
-    leaves_nothing(native(2000, 100, 2048.0, 512.0)).await;
+    leaves_nothing(native(2000, 100, 4096.0, 512.0)).await;
 }
 
 /// A client of its own for each claimer.

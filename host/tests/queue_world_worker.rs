@@ -217,14 +217,7 @@ async fn completed_in_spite_of(faults: Vec<(&'static str, Fault)>) {
         } else {
             step.state
         };
-        let mut wanted = vec![run(step.state, "scheduled", Some(reason))];
-        // Claims are longer than time-outs, but for these tests.
-        if matches!((step.name, *name), ("reclaimTask", "hang" | "trickle")) {
-            wanted = vec![
-                run("exception", "scheduled", Some("claim-expired")),
-                run("completed", "retry", Some("completed")),
-            ];
-        }
+        let wanted = vec![run(step.state, "scheduled", Some(reason))];
         if runs != wanted || !met || names != ["public/logs/live.log", "public/logs/live_backing.log"] {
             wrong.push(format!("{} x {name}: {runs:?}, {names:?}, met: {met}", step.name));
         }

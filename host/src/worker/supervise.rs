@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 use rand::Rng;
 
 use super::journal::Journal;
-use crate::queue::{Claim, Outage, QueueError, TaskQueue};
+use crate::queue::{Claim, Outage, QueueError, Reclaimed, TaskQueue};
 use crate::task::{TaskControl, TaskEvent, TaskReport};
 
 /// Reclaims before a third of the claim's time is left, whatever its length, and watches the deadline, until the task
@@ -38,7 +38,7 @@ pub(super) async fn keep_claim(
                 // The report of a task that ends while this call is under way does not wait for it.
                 let outcome = tokio::select! {
                     report = &mut resolved => return report,
-                    outcome = queue.reclaim() => outcome,
+                    outcome = renew(queue, taken_until) => outcome,
                 };
                 match outcome {
                     Ok(reclaimed) => {
@@ -76,6 +76,19 @@ pub(super) async fn keep_claim(
     }
 }
 
+/// Renews the claim within a third of the time that it has left: one request that hangs must not cost it.
+async fn renew(queue: &dyn TaskQueue, taken_until: DateTime<Utc>) -> Result<Reclaimed, QueueError> {
+    let bound = (until(taken_until) / 3).max(Duration::from_secs(1));
+    match tokio::time::timeout(bound, queue.reclaim()).await {
+        Ok(outcome) => outcome,
+        Err(_) => Err(QueueError::Unavailable {
+            at: "reclaimTask".to_owned(),
+            attempts: 1,
+            message: format!("the queue did not answer within {:.1} s", bound.as_secs_f64()),
+        }),
+    }
+}
+
 /// A conflict means that the run was resolved by somebody else; whether by its deadline can be told here.
 fn why(error: &QueueError, claim: &Claim) -> TaskEvent {
     match error {
@@ -103,8 +116,8 @@ mod tests {
 
     use super::*;
     use crate::queue::{
-        ArtifactCreated, ArtifactRequest, Credentials, ExceptionReason, Reclaimed, RunId, TaskId, TaskStatus,
-        Upload, UploadBody,
+        ArtifactCreated, ArtifactRequest, Credentials, ExceptionReason, RunId, TaskId, TaskStatus, Upload,
+        UploadBody,
     };
     use crate::task::task_control;
 
