@@ -18,7 +18,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io::{self, Read};
 use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
@@ -41,11 +41,37 @@ const PAUSE: Duration = Duration::from_millis(10);
 /// The processes that the engine started itself, and how to know the others.
 #[derive(Clone, Debug)]
 pub(crate) struct Tree {
-    /// `TASK_WORKDIR=…`, as it stands in an environment.
-    mark: Vec<u8>,
+    mark: Mark,
     first: Option<First>,
     /// Processes that the engine started: each leads a session, and is not reaped while it is in here.
     leaders: BTreeSet<i32>,
+}
+
+/// What `TASK_WORKDIR` is in the environment of the task's processes.
+#[derive(Clone, Debug)]
+enum Mark {
+    Exactly(Vec<u8>),
+    /// A beginning with its end, unless it is one of those that are alive.
+    Like {
+        names: Vec<(Vec<u8>, Vec<u8>)>,
+        live: BTreeSet<Vec<u8>>,
+    },
+}
+
+impl Mark {
+    fn fits(&self, directory: &[u8]) -> bool {
+        match self {
+            Mark::Exactly(mark) => directory == mark,
+            Mark::Like { names, live } => {
+                !live.contains(directory)
+                    && names.iter().any(|(beginning, end)| {
+                        directory.len() > beginning.len() + end.len()
+                            && directory.starts_with(beginning)
+                            && directory.ends_with(end)
+                    })
+            }
+        }
+    }
 }
 
 /// The task's first process: everything else in the tree is younger.
@@ -54,6 +80,15 @@ struct First {
     pid: i32,
     ticks: u64,
     at: Instant,
+}
+
+/// Of which everything may be a child.
+fn first_of_all() -> First {
+    First {
+        pid: 1,
+        ticks: 0,
+        at: Instant::now(),
+    }
 }
 
 /// What `/proc/<pid>/stat` says.
@@ -164,10 +199,8 @@ fn wait(held: &OwnedFd, deadline: Instant) -> bool {
 
 impl Tree {
     pub(crate) fn new(directory: &Path) -> Tree {
-        let mut mark = b"TASK_WORKDIR=".to_vec();
-        mark.extend_from_slice(directory.as_os_str().as_encoded_bytes());
         Tree {
-            mark,
+            mark: Mark::Exactly(directory.as_os_str().as_encoded_bytes().to_vec()),
             first: None,
             leaders: BTreeSet::new(),
         }
@@ -176,12 +209,24 @@ impl Tree {
     /// What is left of a task whose worker is dead: which process was the first is not known any more.
     pub(crate) fn of_dead_worker(directory: &Path) -> Tree {
         Tree {
-            first: Some(First {
-                pid: 1,
-                ticks: 0,
-                at: Instant::now(),
-            }),
+            first: Some(first_of_all()),
             ..Tree::new(directory)
+        }
+    }
+
+    /// What is left of all tasks of dead workers whose directories have these beginnings and ends, but for `live` ones.
+    pub(crate) fn of_dead_workers(names: Vec<(PathBuf, String)>, live: BTreeSet<PathBuf>) -> Tree {
+        let bytes = |path: PathBuf| path.into_os_string().into_encoded_bytes();
+        Tree {
+            mark: Mark::Like {
+                names: names
+                    .into_iter()
+                    .map(|(beginning, end)| (bytes(beginning), end.into_bytes()))
+                    .collect(),
+                live: live.into_iter().map(bytes).collect(),
+            },
+            first: Some(first_of_all()),
+            leaders: BTreeSet::new(),
         }
     }
 
@@ -217,7 +262,7 @@ impl Tree {
         self.select(&BTreeSet::from([leader]), None)
     }
 
-    fn select(&self, leaders: &BTreeSet<i32>, mark: Option<&[u8]>) -> io::Result<Vec<Stat>> {
+    fn select(&self, leaders: &BTreeSet<i32>, mark: Option<&Mark>) -> io::Result<Vec<Stat>> {
         let mut rest = self.candidates()?;
         let mut sessions = leaders.clone();
         let mut members = Vec::new();
@@ -346,7 +391,7 @@ fn describe(pid: i32) -> String {
     format!("{pid} ({})", name.trim_end())
 }
 
-fn is_marked(pid: i32, mark: &[u8]) -> bool {
+fn is_marked(pid: i32, mark: &Mark) -> bool {
     let Ok(file) = fs::File::open(format!("/proc/{pid}/environ")) else {
         return false;
     };
@@ -355,7 +400,8 @@ fn is_marked(pid: i32, mark: &[u8]) -> bool {
     let _ = file.take(LONGEST_ENVIRONMENT).read_to_end(&mut environment);
     environment
         .split(|byte| *byte == 0)
-        .any(|variable| variable == mark)
+        .filter_map(|variable| variable.strip_prefix(b"TASK_WORKDIR="))
+        .any(|directory| mark.fits(directory))
 }
 
 /// One more than the highest number that a process gets.
@@ -391,6 +437,30 @@ mod tests {
             }
         );
         assert_eq!(Stat::parse(b"42 (never closed S 1"), None);
+    }
+
+    #[test]
+    fn a_mark_by_name_is_that_of_a_directory_below_and_not_of_a_live_one() {
+        let mark = Mark::Like {
+            names: vec![
+                (b"/s/tmp/".to_vec(), Vec::new()),
+                (b"/t/task_".to_vec(), b"_owner".to_vec()),
+            ],
+            live: BTreeSet::from([b"/s/tmp/live".to_vec()]),
+        };
+        for fits in ["/s/tmp/native-1", "/t/task_1_owner"] {
+            assert!(mark.fits(fits.as_bytes()), "{fits}");
+        }
+        for other in [
+            "/s/tmp/live",
+            "/s/tmp/",
+            "/s/tmp2/a",
+            "/t/task_1_other",
+            "/t/task_owner",
+            "/t/x_owner",
+        ] {
+            assert!(!mark.fits(other.as_bytes()), "{other}");
+        }
     }
 
     #[test]
