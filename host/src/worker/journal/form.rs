@@ -98,7 +98,8 @@ fn prepare(connection: &mut Connection, path: &Path) -> Result<(), JournalError>
     if check != "ok" {
         return Err(JournalError::Damaged {
             path: path.to_owned(),
-            found: check,
+            // Its last line says most.
+            found: check.lines().last().unwrap_or_default().to_owned(),
         });
     }
     fault_point!("journal.prepare.before");
