@@ -534,7 +534,9 @@ fn leases_are_undone_by_the_library_that_wrote_them() {
     scene.assert_nothing_left("undone by the stored library of another engine");
 }
 
+/// The client asks again for more than half a minute.
 #[test]
+#[ignore = "slow: tests/run.sh --full"]
 fn a_claim_is_kept_while_the_queue_is_away_and_recover_says_so() {
     let mut scene = with_a_killed_worker();
     let root_url = scene.take_queue_away();
@@ -562,4 +564,16 @@ fn a_claim_is_kept_while_the_queue_is_away_and_recover_says_so() {
         (none.code(), none.stdout.as_str()),
         (0, "{\"left\":0,\"messages\":[]}\n")
     );
+}
+
+/// What is named in the journal and in environments has to mean the same for everybody.
+#[test]
+fn a_task_of_a_worker_with_a_relative_state_directory_has_absolute_paths() {
+    let scene = Scene::new(Some(LONG));
+    scene.submit_script("case \"$TASK_WORKDIR\" in /*/state/worker/tmp/*) ;; *) exit 1;; esac");
+    let mut command = scene.command(&["run", "--number-of-tasks", "1"], &libraries());
+    command.env("TCW_STATE_DIRECTORY", "state");
+    let ended = scene.place.start_command(command).end();
+    assert_eq!(ended.code(), 0, "{}", ended.stderr);
+    assert_eq!(scene.runs(), ["completed"]);
 }

@@ -20,7 +20,7 @@ use tcw_abi::{Error, ErrorKind, Result};
 
 use crate::beneath;
 use crate::places::{Live, Places};
-use crate::tree::Tree;
+use crate::tree::{Name, Tree};
 
 /// The form of [`Leased`].
 const SCHEMA_VERSION: u32 = 1;
@@ -221,12 +221,12 @@ pub(crate) async fn sweep(services: &dyn Services, places: &Arc<Places>) -> Resu
     let places = Arc::clone(places);
     blocking(move || {
         let mut messages = Vec::new();
-        let mut names = Vec::new();
-        if let Some(folders) = temporary {
-            // Up to the end of the path, so that no other folder's name begins with it.
-            names.push((folders.join(""), String::new()));
-        }
-        names.extend(places.names());
+        let temporary = temporary.map(|parent| Name {
+            parent,
+            beginning: String::new(),
+            end: String::new(),
+        });
+        let names = temporary.into_iter().chain(places.name()).collect();
         let tree = Tree::of_dead_workers(names, places.live());
         match end_all_of(&tree, "of earlier tasks")? {
             0 => {}

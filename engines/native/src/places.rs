@@ -8,6 +8,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tcw_abi::Result;
 use tcw_abi::services::{Services, TaskInfo};
 
+use crate::tree::Name;
+
 /// The place that the configuration names, if it does.
 #[derive(Debug)]
 struct Configured {
@@ -86,10 +88,14 @@ impl Places {
         }
     }
 
-    /// What the names of this worker's directories in `tasksDirectory` begin and end with, the path included.
-    pub(crate) fn names(&self) -> Option<(PathBuf, String)> {
+    /// The names of this worker's directories in `tasksDirectory`.
+    pub(crate) fn name(&self) -> Option<Name> {
         let place = self.configured.as_ref()?;
-        Some((place.directory.join("task_"), format!("_{}", place.owner)))
+        Some(Name {
+            parent: place.directory.clone(),
+            beginning: "task_".to_owned(),
+            end: format!("_{}", place.owner),
+        })
     }
 
     /// What must be left alone.

@@ -18,6 +18,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io::{self, Read};
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
@@ -51,24 +52,60 @@ pub(crate) struct Tree {
 #[derive(Clone, Debug)]
 enum Mark {
     Exactly(Vec<u8>),
-    /// A beginning with its end, unless it is one of those that are alive.
+    /// Of such a name, unless it is one of those that are alive.
     Like {
-        names: Vec<(Vec<u8>, Vec<u8>)>,
+        names: Vec<Name>,
         live: BTreeSet<Vec<u8>>,
     },
 }
 
-impl Mark {
+/// Names of directories that only this worker gives.
+#[derive(Clone, Debug)]
+pub(crate) struct Name {
+    /// Where they are.
+    pub(crate) parent: PathBuf,
+    /// What they begin with.
+    pub(crate) beginning: String,
+    /// What they end with.
+    pub(crate) end: String,
+}
+
+impl Name {
     fn fits(&self, directory: &[u8]) -> bool {
+        let parent = self.parent.as_os_str().as_encoded_bytes();
+        directory
+            .strip_prefix(parent)
+            .and_then(|rest| rest.strip_prefix(b"/"))
+            .is_some_and(|name| {
+                name.len() > self.beginning.len() + self.end.len()
+                    && name.starts_with(self.beginning.as_bytes())
+                    && name.ends_with(self.end.as_bytes())
+            })
+    }
+
+    /// Whether the process means the same directory by it. In another container the path is another's, whose worker may
+    /// be at work.
+    fn is_same_for(&self, pid: i32) -> bool {
+        let Ok(inside) = self.parent.strip_prefix("/") else {
+            return false;
+        };
+        let theirs = Path::new("/proc").join(pid.to_string()).join("root").join(inside);
+        match (fs::metadata(&self.parent), fs::metadata(theirs)) {
+            (Ok(ours), Ok(theirs)) => ours.dev() == theirs.dev() && ours.ino() == theirs.ino(),
+            _ => false,
+        }
+    }
+}
+
+impl Mark {
+    fn fits(&self, pid: i32, directory: &[u8]) -> bool {
         match self {
             Mark::Exactly(mark) => directory == mark,
             Mark::Like { names, live } => {
                 !live.contains(directory)
-                    && names.iter().any(|(beginning, end)| {
-                        directory.len() > beginning.len() + end.len()
-                            && directory.starts_with(beginning)
-                            && directory.ends_with(end)
-                    })
+                    && names
+                        .iter()
+                        .any(|name| name.fits(directory) && name.is_same_for(pid))
             }
         }
     }
@@ -214,15 +251,12 @@ impl Tree {
         }
     }
 
-    /// What is left of all tasks of dead workers whose directories have these beginnings and ends, but for `live` ones.
-    pub(crate) fn of_dead_workers(names: Vec<(PathBuf, String)>, live: BTreeSet<PathBuf>) -> Tree {
+    /// What is left of all tasks of dead workers whose directories have these names, but for `live` ones.
+    pub(crate) fn of_dead_workers(names: Vec<Name>, live: BTreeSet<PathBuf>) -> Tree {
         let bytes = |path: PathBuf| path.into_os_string().into_encoded_bytes();
         Tree {
             mark: Mark::Like {
-                names: names
-                    .into_iter()
-                    .map(|(beginning, end)| (bytes(beginning), end.into_bytes()))
-                    .collect(),
+                names,
                 live: live.into_iter().map(bytes).collect(),
             },
             first: Some(first_of_all()),
@@ -401,7 +435,7 @@ fn is_marked(pid: i32, mark: &Mark) -> bool {
     environment
         .split(|byte| *byte == 0)
         .filter_map(|variable| variable.strip_prefix(b"TASK_WORKDIR="))
-        .any(|directory| mark.fits(directory))
+        .any(|directory| mark.fits(pid, directory))
 }
 
 /// One more than the highest number that a process gets.
@@ -441,26 +475,34 @@ mod tests {
 
     #[test]
     fn a_mark_by_name_is_that_of_a_directory_below_and_not_of_a_live_one() {
-        let mark = Mark::Like {
-            names: vec![
-                (b"/s/tmp/".to_vec(), Vec::new()),
-                (b"/t/task_".to_vec(), b"_owner".to_vec()),
-            ],
-            live: BTreeSet::from([b"/s/tmp/live".to_vec()]),
+        let name = |parent: &str, beginning: &str, end: &str| Name {
+            parent: parent.into(),
+            beginning: beginning.into(),
+            end: end.into(),
         };
-        for fits in ["/s/tmp/native-1", "/t/task_1_owner"] {
-            assert!(mark.fits(fits.as_bytes()), "{fits}");
+        let mark = |names: &[Name]| Mark::Like {
+            names: names.to_vec(),
+            live: BTreeSet::from([b"/usr/live".to_vec()]),
+        };
+        let own = i32::try_from(std::process::id()).unwrap();
+        let known = mark(&[name("/usr", "", ""), name("/etc", "task_", "_owner")]);
+        for fits in ["/usr/native-1", "/etc/task_1_owner"] {
+            assert!(known.fits(own, fits.as_bytes()), "{fits}");
         }
         for other in [
-            "/s/tmp/live",
-            "/s/tmp/",
-            "/s/tmp2/a",
-            "/t/task_1_other",
-            "/t/task_owner",
-            "/t/x_owner",
+            "/usr/live",
+            "/usr/",
+            "/usr2/a",
+            "/etc/task_1_other",
+            "/etc/task_owner",
+            "/etc/x_owner",
         ] {
-            assert!(!mark.fits(other.as_bytes()), "{other}");
+            assert!(!known.fits(own, other.as_bytes()), "{other}");
         }
+        // A path that is another directory for that process, or none.
+        assert!(!mark(&[name("/proc/self", "", "")]).fits(1, b"/proc/self/a"));
+        assert!(!mark(&[name("/no/such", "", "")]).fits(own, b"/no/such/a"));
+        assert!(!mark(&[name("relative", "", "")]).fits(own, b"relative/a"));
     }
 
     #[test]

@@ -115,6 +115,8 @@ pub(super) async fn load(
     queue: &Located,
     pool: &WorkerPoolId,
 ) -> Result<Parts, Failure> {
+    // Paths in there are names, for processes with other working directories too, and for the next start.
+    let directory = &std::path::absolute(directory).map_err(Failure::general)?;
     crashed::settle(config, directory, &journal).await?;
     let (control, commands) = Control::new();
     let credentials: Arc<OnceLock<Credentials>> = Arc::default();
@@ -142,7 +144,7 @@ pub(super) async fn load(
     let loader = Loader::new(&config.worker.state_directory, Diagnostics::start())
         .with_quarantine(crashed::quarantine(config).await?)
         .probing(Probe::by_this_program(config.libraries.start_timeout));
-    if directory == worker_directory(config) {
+    if std::path::absolute(worker_directory(config)).is_ok_and(|worker| worker == *directory) {
         loader.sweep();
     }
     let assembly = assemble(config, &loader, &services).await?;
