@@ -70,6 +70,39 @@ fn a_log_that_fills_the_disk_is_never_cut_off_and_green() {
     assert_eq!(scene.runs(), ["completed"], "after {flooded}");
 }
 
+/// To be compressed, an artifact needs space beside the file that it is made of.
+#[test]
+fn an_artifact_that_there_is_no_space_to_compress_is_not_green() {
+    let Some((mut scene, _mount)) = small_disk() else {
+        return;
+    };
+    let plugins = scene.place.plugins(
+        ["max_run_time", "task_log", "artifacts"].map(|name| support::library(&format!("{name}_plugin"))),
+    );
+    let flags = support::cli::flags(&support::library("native_engine"), &plugins);
+    let config = scene.place.file("tcw.yml", "worker:\n  requiredDiskSpace: 0\n");
+    let command = scene.command(&["run", "--config", &config, "--number-of-tasks", "2"], &flags);
+    let worker = scene.place.start_command(command);
+    worker.says("waiting for tasks");
+    let payload = |bytes: u32| {
+        json!({
+            "maxRunTime": 600,
+            "command": [["/bin/sh", "-c", format!("head -c {bytes} /dev/urandom > big.bin")]],
+            "artifacts": [{
+                "name": "public/big.bin", "path": "big.bin", "type": "file", "contentEncoding": "gzip"
+            }],
+        })
+    };
+    scene.submit_payload(&payload(2_500_000));
+    worker.says("task resolved");
+    assert_eq!(scene.runs(), ["exception (resource-unavailable)"]);
+    scene.task = TaskId::random();
+    scene.submit_payload(&payload(1000));
+    let ended = worker.end();
+    assert_eq!(ended.code(), 0, "{}", ended.stderr);
+    assert_eq!(scene.runs(), ["completed"]);
+}
+
 /// What a task writes into its own directory is its own affair.
 #[test]
 fn a_task_that_fills_the_disk_with_files_fails_by_itself() {

@@ -167,11 +167,12 @@ impl Scene {
     /// A task that makes the file `running` and runs until there is a file `go`.
     pub(crate) fn submit_until_told(&self) {
         let (running, go) = (self.place.path("running"), self.place.path("go"));
+        // Not for longer than the test is there, either.
         self.submit_script(&format!(
-            "sleep {} & touch {}; while [ ! -e {} ]; do sleep 0.02; done",
+            "sleep {} & touch {running}; while [ -e {running} ] && [ ! -e {} ]; do sleep 0.02; done",
             self.mark,
-            running.display(),
-            go.display()
+            go.display(),
+            running = running.display(),
         ));
     }
 
