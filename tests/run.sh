@@ -104,7 +104,13 @@ if [ "$full" = yes ]; then
     cargo_tests "the worker behind a queue that stands still" -p tcw-host --test queue_world_worker -- --ignored
     cargo_tests "load: thousands of tasks" -p tcw-host --test load -- --ignored --test-threads 1
     need curl curl
+    cargo_tests "killed at every point, and what takes a queue's patience" -p tcw-host --test recovery_kill \
+        --test recovery_state --test disk_full -- --ignored
     check "benchmarks" tests/bench/run.sh
+    # Benchmarks have built the release. The debug build shows that the pattern finds what it looks for.
+    check "fault points are in a debug build, and not in a release" sh -c \
+        'grep -aq TCW_FAULT_POINT "$0/debug/tcw-host" && test -x "$0/release/tcw-host" &&
+         ! grep -aq TCW_FAULT_POINT "$0/release/tcw-host"' "$target"
 fi
 
 sum() { awk -v kind="$1" '$1 == kind { total += $2 } END { print total + 0 }' "$results"; }

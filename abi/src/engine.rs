@@ -181,7 +181,8 @@ pub trait Engine: Send + Sync + 'static {
         Err(Error::unsupported("this engine cannot fill volumes"))
     }
 
-    /// Removes what a dead process of this worker left. Never cancelled by the host.
+    /// Removes what a dead process of this worker left: what the leases name; without any, what only has a name. Never
+    /// cancelled by the host.
     async fn recover(&self, _leases: Vec<LeaseRecord>) -> Result<RecoveryReport> {
         Ok(RecoveryReport::default())
     }

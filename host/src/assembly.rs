@@ -435,10 +435,40 @@ fn is_required(config: &Config, path: &Path) -> bool {
     config.libraries.required.contains(&stem)
 }
 
+/// The engine of a library that is in the store, for what it wrote down itself. Its configuration is the worker's if
+/// that is one of the same engine, as far as it fits; otherwise none.
+pub async fn stored_engine(
+    config: &Config,
+    loader: &Loader,
+    services: &Arc<WorkerServices>,
+    sha256: &str,
+    configured: &str,
+) -> Result<EngineSlot, AssemblyError> {
+    let (loader, sha256) = (loader.clone(), sha256.to_owned());
+    let place = loader.stored(&sha256);
+    let library = opened(config, &place, move || loader.load_stored(&sha256)).await??;
+    let other = library.manifest.name != configured;
+    match make_engine_with(config, &library, services, config.engine.clone()).await {
+        Err(AssemblyError::Configuration { .. }) if other => {
+            make_engine_with(config, &library, services, Value::Object(serde_json::Map::new())).await
+        }
+        made => made,
+    }
+}
+
 async fn make_engine(
     config: &Config,
     library: &Library,
     services: &Arc<WorkerServices>,
+) -> Result<EngineSlot, AssemblyError> {
+    make_engine_with(config, library, services, config.engine.clone()).await
+}
+
+async fn make_engine_with(
+    config: &Config,
+    library: &Library,
+    services: &Arc<WorkerServices>,
+    configuration: Value,
 ) -> Result<EngineSlot, AssemblyError> {
     let manifest = &library.manifest;
     if !manifest.engine {
@@ -468,9 +498,12 @@ async fn make_engine(
     check(
         &provider,
         &engines.description().configuration_schema,
-        &config.engine,
+        &configuration,
     )?;
-    let made = engines.new_engine(services.for_library(&manifest.name), config.engine.clone());
+    let made = engines.new_engine(
+        services.for_loaded(&manifest.name, &library.sha256),
+        configuration,
+    );
     let engine = within(bound, made).await.map_err(failed)?;
     Ok(EngineSlot::new(
         manifest.name.clone(),
@@ -521,7 +554,11 @@ async fn make_plugin(
     let configuration = config.plugins.of(&provider.name);
     check(provider, &description.configuration_schema, &configuration)?;
     let handle = PluginEngine::of(Arc::clone(&engine.engine));
-    let made = plugins.new_plugin(services.for_library(&provider.name), handle, configuration);
+    let made = plugins.new_plugin(
+        services.for_loaded(&provider.name, &library.sha256),
+        handle,
+        configuration,
+    );
     let plugin = within(bound, made).await.map_err(failed)?;
     Ok(Made::Plugin(PluginSlot::new(
         provider.name.clone(),

@@ -4,6 +4,7 @@ pub mod assembly;
 pub mod check;
 pub mod cli;
 pub mod config;
+mod fault_point;
 pub mod library;
 pub mod lint;
 mod memory;

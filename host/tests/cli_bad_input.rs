@@ -317,8 +317,8 @@ fn state_directories() {
             .run(&with(&[&command[..], &["--state-directory", "file"]].concat(), &native))
             .refuses(
                 73,
-                "tcw-host: the state directory file cannot be used: File exists (os error 17); make it writable for the \
-                 worker, or choose another one with --state-directory\n",
+                "tcw-host: the state directory file is not a directory; move away what is there, or choose another one \
+                 with --state-directory\n",
             );
         // Nobody can write there, not even root.
         place

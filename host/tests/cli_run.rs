@@ -365,11 +365,14 @@ fn recover_does_the_same_without_claiming_anything() {
 #[test]
 fn two_workers_do_not_share_a_state_directory() {
     let place = Place::new();
-    let _worker = worker(&place, &[]);
+    let worker = worker(&place, &[]);
     place.run(&with(&["run"], &place.native())).refuses(
         73,
-        "tcw-host: the embedded queue's state in DIR/state/queue is in use by another process; stop that, or choose \
-         another state directory\n",
+        &format!(
+            "tcw-host: the state directory DIR/state/worker is in use by another worker (process {}); stop that one, or \
+             give this one a directory of its own with --state-directory\n",
+            worker.id()
+        ),
     );
 }
 

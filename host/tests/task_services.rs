@@ -34,7 +34,7 @@ impl Asked {
 
 #[async_trait]
 impl LeaseStore for Asked {
-    async fn record(&self, library: &str, request: LeaseRequest) -> Result<String> {
+    async fn record(&self, library: &str, _: &str, request: LeaseRequest) -> Result<String> {
         self.note(format!("{library} leases {}", request.data));
         Ok("lease-1".to_owned())
     }

@@ -1,7 +1,6 @@
 //! A task before it starts: its directory is being made while plugins add variables and files.
 
 use std::io::Write;
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tcw_abi::engine::{Sandbox, SandboxBuilder, VariableClass};
@@ -16,13 +15,14 @@ use crate::beneath::{self, CreateError};
 use crate::directory::TaskDirectory;
 use crate::environment::{Environment, User};
 use crate::payload::Payload;
+use crate::places::Places;
 use crate::sandbox::NativeSandbox;
 
 /// What takes time and is begun at once.
 struct Preparation {
     services: Arc<dyn Services>,
     task: Arc<dyn TaskContext>,
-    tasks_directory: Option<PathBuf>,
+    places: Arc<Places>,
     prepared: OnceCell<Result<Prepared>>,
 }
 
@@ -41,7 +41,7 @@ impl Preparation {
     async fn prepare(&self) -> Result<Prepared> {
         let info = self.task.info();
         let (directory, log) = tokio::join!(
-            TaskDirectory::create(&*self.services, self.tasks_directory.as_deref(), &info),
+            TaskDirectory::create(&*self.services, &self.places, &info),
             self.task.log_handle()
         );
         match (directory, log) {
@@ -81,14 +81,14 @@ impl NativeSandboxBuilder {
         services: Arc<dyn Services>,
         task: Arc<dyn TaskContext>,
         payload: Payload,
-        tasks_directory: Option<PathBuf>,
+        places: Arc<Places>,
         user: Arc<User>,
         background: Arc<Background>,
     ) -> Result<NativeSandboxBuilder> {
         let preparation = Arc::new(Preparation {
             services,
             task,
-            tasks_directory,
+            places,
             prepared: OnceCell::new(),
         });
         let ahead = Arc::clone(&preparation);

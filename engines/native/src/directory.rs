@@ -9,7 +9,6 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use rustix::fs::Mode;
@@ -20,7 +19,8 @@ use tcw_abi::services::{Lease, LeaseRequest, Services, TaskInfo, TemporaryFolder
 use tcw_abi::{Error, ErrorKind, Result};
 
 use crate::beneath;
-use crate::tree::Tree;
+use crate::places::{Live, Places};
+use crate::tree::{Name, Tree};
 
 /// The form of [`Leased`].
 const SCHEMA_VERSION: u32 = 1;
@@ -60,15 +60,16 @@ pub(crate) struct TaskDirectory {
     /// Held open, so that the task can do with the path what it likes.
     handle: Arc<OwnedFd>,
     owner: Owner,
+    _live: Live,
 }
 
 impl TaskDirectory {
     pub(crate) async fn create(
         services: &dyn Services,
-        tasks_directory: Option<&Path>,
+        places: &Arc<Places>,
         task: &TaskInfo,
     ) -> Result<TaskDirectory> {
-        let (path, owner) = match tasks_directory {
+        let (path, owner) = match places.unique(task) {
             None => {
                 let folder = services.temporary_folder().await?;
                 let path = PathBuf::from(folder.description().path);
@@ -79,8 +80,7 @@ impl TaskDirectory {
                 let lease = leased.lease(services).await?;
                 (path, Owner::Host(folder, lease))
             }
-            Some(tasks) => {
-                let path = tasks.join(unique_name(task));
+            Some(path) => {
                 let leased = Leased {
                     directory: path.clone(),
                     temporary: false,
@@ -89,6 +89,7 @@ impl TaskDirectory {
                 (path, Owner::Engine(lease))
             }
         };
+        let live = places.enter(&path);
         let own = matches!(owner, Owner::Engine(_));
         let place = path.clone();
         let opened = blocking(move || {
@@ -115,6 +116,7 @@ impl TaskDirectory {
                 path,
                 handle: Arc::new(handle),
                 owner,
+                _live: live,
             }),
             Err(error) => {
                 // The first error says more than one about cleaning up would.
@@ -161,19 +163,6 @@ impl TaskDirectory {
             Owner::Engine(lease) => lease.release().await,
         }
     }
-}
-
-fn unique_name(task: &TaskInfo) -> String {
-    static NEXT: AtomicU64 = AtomicU64::new(0);
-    // Ids come from the queue; only what cannot mislead a path is taken over.
-    let id: String = task
-        .task_id
-        .chars()
-        .filter(|letter| letter.is_ascii_alphanumeric() || matches!(letter, '-' | '_'))
-        .collect();
-    let number = NEXT.fetch_add(1, Ordering::Relaxed);
-    let now = chrono::Utc::now().timestamp_millis();
-    format!("task_{id}_{}_{now}_{}_{number}", task.run_id, std::process::id())
 }
 
 /// Removes the directory, or what the task has put in its place.
@@ -225,31 +214,78 @@ pub(crate) async fn recover(
     .await
 }
 
-/// Whether it is where the host makes temporary folders. A worker whose state has moved does not remove what is at the
-/// old place, on the word of a journal that has come along.
-async fn is_temporary(services: &dyn Services, place: &Path) -> Result<bool> {
+/// Ends and removes what no lease is left of, after a power loss for example: what has a name that only this worker gives,
+/// and is not in use. Answers what was done.
+pub(crate) async fn sweep(services: &dyn Services, places: &Arc<Places>) -> Result<Vec<String>> {
+    let temporary = temporary_folders(services).await?;
+    let places = Arc::clone(places);
+    blocking(move || {
+        let mut messages = Vec::new();
+        let temporary = temporary.map(|parent| Name {
+            parent,
+            beginning: String::new(),
+            end: String::new(),
+        });
+        let names = temporary.into_iter().chain(places.name()).collect();
+        let tree = Tree::of_dead_workers(names, places.live());
+        match end_all_of(&tree, "of earlier tasks")? {
+            0 => {}
+            1 => messages.push("ended a process of an earlier task, which no lease names".to_owned()),
+            number => messages.push(format!(
+                "ended {number} processes of earlier tasks, which no lease names"
+            )),
+        }
+        for place in places.left() {
+            remove_place(&place)?;
+            messages.push(format!(
+                "removed the task directory {}, which no lease names",
+                place.display()
+            ));
+        }
+        Ok(messages)
+    })
+    .await
+}
+
+/// Where the host makes temporary folders.
+async fn temporary_folders(services: &dyn Services) -> Result<Option<PathBuf>> {
     let folder = services.temporary_folder().await?;
     let path = PathBuf::from(folder.description().path);
     folder.dispose().await?;
-    Ok(place.parent() == path.parent() && place.file_name().is_some())
+    Ok(path.parent().map(Path::to_owned))
+}
+
+/// Whether it is where the host makes temporary folders. A worker whose state has moved does not remove what is at the
+/// old place, on the word of a journal that has come along.
+async fn is_temporary(services: &dyn Services, place: &Path) -> Result<bool> {
+    let folders = temporary_folders(services).await?;
+    Ok(place.parent() == folders.as_deref() && place.file_name().is_some())
 }
 
 /// Ends the processes of a task whose worker is dead. Blocking.
 fn end_processes(place: &Path) -> Result<String> {
-    let tree = Tree::of_dead_worker(place);
+    Ok(
+        match end_all_of(
+            &Tree::of_dead_worker(place),
+            &format!("of a task in {}", place.display()),
+        )? {
+            0 => "no process was left".to_owned(),
+            1 => "ended a process that was left".to_owned(),
+            number => format!("ended {number} processes that were left"),
+        },
+    )
+}
+
+/// Answers how many there were. Blocking.
+fn end_all_of(tree: &Tree, which: &str) -> Result<usize> {
     let failed = |error: std::io::Error| Error::internal(format!("processes cannot be looked at: {error}"));
     let found = tree.look().map_err(failed)?.len();
     let left = tree.end(DEATH).map_err(failed)?;
-    if !left.is_empty() {
-        return Err(Error::internal(format!(
-            "processes of a task in {} do not die: {}",
-            place.display(),
-            left.join(", ")
-        )));
+    if left.is_empty() {
+        return Ok(found);
     }
-    Ok(match found {
-        0 => "no process was left".to_owned(),
-        1 => "ended a process that was left".to_owned(),
-        number => format!("ended {number} processes that were left"),
-    })
+    Err(Error::internal(format!(
+        "processes {which} do not die: {}",
+        left.join(", ")
+    )))
 }

@@ -18,6 +18,7 @@ use crate::builder::NativeSandboxBuilder;
 use crate::directory;
 use crate::environment::User;
 use crate::payload::{self, Payload};
+use crate::places::Places;
 
 /// How long the last call waits for directories that are being removed; the host gives it half a minute.
 const REMOVAL: Duration = Duration::from_secs(25);
@@ -80,8 +81,8 @@ impl EngineProvider for NativeEngineProvider {
         check_machine()?;
         let Isolation::None = configuration.isolation;
         Ok(Arc::new(NativeEngine {
+            places: Arc::new(Places::new(&*services, configuration.tasks_directory).await?),
             services,
-            tasks_directory: configuration.tasks_directory,
             user: Arc::new(User::current()),
             background: Background::new()?,
         }))
@@ -106,7 +107,7 @@ fn check_machine() -> Result<()> {
 
 struct NativeEngine {
     services: Arc<dyn Services>,
-    tasks_directory: Option<PathBuf>,
+    places: Arc<Places>,
     user: Arc<User>,
     background: Arc<Background>,
 }
@@ -145,7 +146,7 @@ impl Engine for NativeEngine {
             Arc::clone(&self.services),
             task,
             payload,
-            self.tasks_directory.clone(),
+            Arc::clone(&self.places),
             Arc::clone(&self.user),
             Arc::clone(&self.background),
         )?;
@@ -155,7 +156,7 @@ impl Engine for NativeEngine {
     async fn recover(&self, leases: Vec<LeaseRecord>) -> Result<RecoveryReport> {
         let mut report = RecoveryReport::default();
         for lease in leases {
-            match directory::recover(&*self.services, &lease, self.tasks_directory.as_deref()).await {
+            match directory::recover(&*self.services, &lease, self.places.tasks_directory()).await {
                 Ok(message) => {
                     report.messages.push(message);
                     report.released.push(lease.id);
@@ -163,6 +164,9 @@ impl Engine for NativeEngine {
                 Err(error) => report.messages.push(error.message().to_owned()),
             }
         }
+        report
+            .messages
+            .extend(directory::sweep(&*self.services, &self.places).await?);
         Ok(report)
     }
 

@@ -25,6 +25,7 @@ mod environment;
 mod links;
 mod log_text;
 mod payload;
+mod places;
 mod result;
 mod sandbox;
 mod shell;

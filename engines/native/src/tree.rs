@@ -18,7 +18,8 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io::{self, Read};
 use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
@@ -41,11 +42,73 @@ const PAUSE: Duration = Duration::from_millis(10);
 /// The processes that the engine started itself, and how to know the others.
 #[derive(Clone, Debug)]
 pub(crate) struct Tree {
-    /// `TASK_WORKDIR=…`, as it stands in an environment.
-    mark: Vec<u8>,
+    mark: Mark,
     first: Option<First>,
     /// Processes that the engine started: each leads a session, and is not reaped while it is in here.
     leaders: BTreeSet<i32>,
+}
+
+/// What `TASK_WORKDIR` is in the environment of the task's processes.
+#[derive(Clone, Debug)]
+enum Mark {
+    Exactly(Vec<u8>),
+    /// Of such a name, unless it is one of those that are alive.
+    Like {
+        names: Vec<Name>,
+        live: BTreeSet<Vec<u8>>,
+    },
+}
+
+/// Names of directories that only this worker gives.
+#[derive(Clone, Debug)]
+pub(crate) struct Name {
+    /// Where they are.
+    pub(crate) parent: PathBuf,
+    /// What they begin with.
+    pub(crate) beginning: String,
+    /// What they end with.
+    pub(crate) end: String,
+}
+
+impl Name {
+    fn fits(&self, directory: &[u8]) -> bool {
+        let parent = self.parent.as_os_str().as_encoded_bytes();
+        directory
+            .strip_prefix(parent)
+            .and_then(|rest| rest.strip_prefix(b"/"))
+            .is_some_and(|name| {
+                name.len() > self.beginning.len() + self.end.len()
+                    && name.starts_with(self.beginning.as_bytes())
+                    && name.ends_with(self.end.as_bytes())
+            })
+    }
+
+    /// Whether the process means the same directory by it. In another container the path is another's, whose worker may
+    /// be at work.
+    fn is_same_for(&self, pid: i32) -> bool {
+        let Ok(inside) = self.parent.strip_prefix("/") else {
+            return false;
+        };
+        let theirs = Path::new("/proc").join(pid.to_string()).join("root").join(inside);
+        match (fs::metadata(&self.parent), fs::metadata(theirs)) {
+            (Ok(ours), Ok(theirs)) => ours.dev() == theirs.dev() && ours.ino() == theirs.ino(),
+            _ => false,
+        }
+    }
+}
+
+impl Mark {
+    fn fits(&self, pid: i32, directory: &[u8]) -> bool {
+        match self {
+            Mark::Exactly(mark) => directory == mark,
+            Mark::Like { names, live } => {
+                !live.contains(directory)
+                    && names
+                        .iter()
+                        .any(|name| name.fits(directory) && name.is_same_for(pid))
+            }
+        }
+    }
 }
 
 /// The task's first process: everything else in the tree is younger.
@@ -54,6 +117,15 @@ struct First {
     pid: i32,
     ticks: u64,
     at: Instant,
+}
+
+/// Of which everything may be a child.
+fn first_of_all() -> First {
+    First {
+        pid: 1,
+        ticks: 0,
+        at: Instant::now(),
+    }
 }
 
 /// What `/proc/<pid>/stat` says.
@@ -164,10 +236,8 @@ fn wait(held: &OwnedFd, deadline: Instant) -> bool {
 
 impl Tree {
     pub(crate) fn new(directory: &Path) -> Tree {
-        let mut mark = b"TASK_WORKDIR=".to_vec();
-        mark.extend_from_slice(directory.as_os_str().as_encoded_bytes());
         Tree {
-            mark,
+            mark: Mark::Exactly(directory.as_os_str().as_encoded_bytes().to_vec()),
             first: None,
             leaders: BTreeSet::new(),
         }
@@ -176,12 +246,21 @@ impl Tree {
     /// What is left of a task whose worker is dead: which process was the first is not known any more.
     pub(crate) fn of_dead_worker(directory: &Path) -> Tree {
         Tree {
-            first: Some(First {
-                pid: 1,
-                ticks: 0,
-                at: Instant::now(),
-            }),
+            first: Some(first_of_all()),
             ..Tree::new(directory)
+        }
+    }
+
+    /// What is left of all tasks of dead workers whose directories have these names, but for `live` ones.
+    pub(crate) fn of_dead_workers(names: Vec<Name>, live: BTreeSet<PathBuf>) -> Tree {
+        let bytes = |path: PathBuf| path.into_os_string().into_encoded_bytes();
+        Tree {
+            mark: Mark::Like {
+                names,
+                live: live.into_iter().map(bytes).collect(),
+            },
+            first: Some(first_of_all()),
+            leaders: BTreeSet::new(),
         }
     }
 
@@ -217,7 +296,7 @@ impl Tree {
         self.select(&BTreeSet::from([leader]), None)
     }
 
-    fn select(&self, leaders: &BTreeSet<i32>, mark: Option<&[u8]>) -> io::Result<Vec<Stat>> {
+    fn select(&self, leaders: &BTreeSet<i32>, mark: Option<&Mark>) -> io::Result<Vec<Stat>> {
         let mut rest = self.candidates()?;
         let mut sessions = leaders.clone();
         let mut members = Vec::new();
@@ -346,7 +425,7 @@ fn describe(pid: i32) -> String {
     format!("{pid} ({})", name.trim_end())
 }
 
-fn is_marked(pid: i32, mark: &[u8]) -> bool {
+fn is_marked(pid: i32, mark: &Mark) -> bool {
     let Ok(file) = fs::File::open(format!("/proc/{pid}/environ")) else {
         return false;
     };
@@ -355,7 +434,8 @@ fn is_marked(pid: i32, mark: &[u8]) -> bool {
     let _ = file.take(LONGEST_ENVIRONMENT).read_to_end(&mut environment);
     environment
         .split(|byte| *byte == 0)
-        .any(|variable| variable == mark)
+        .filter_map(|variable| variable.strip_prefix(b"TASK_WORKDIR="))
+        .any(|directory| mark.fits(pid, directory))
 }
 
 /// One more than the highest number that a process gets.
@@ -391,6 +471,38 @@ mod tests {
             }
         );
         assert_eq!(Stat::parse(b"42 (never closed S 1"), None);
+    }
+
+    #[test]
+    fn a_mark_by_name_is_that_of_a_directory_below_and_not_of_a_live_one() {
+        let name = |parent: &str, beginning: &str, end: &str| Name {
+            parent: parent.into(),
+            beginning: beginning.into(),
+            end: end.into(),
+        };
+        let mark = |names: &[Name]| Mark::Like {
+            names: names.to_vec(),
+            live: BTreeSet::from([b"/usr/live".to_vec()]),
+        };
+        let own = i32::try_from(std::process::id()).unwrap();
+        let known = mark(&[name("/usr", "", ""), name("/etc", "task_", "_owner")]);
+        for fits in ["/usr/native-1", "/etc/task_1_owner"] {
+            assert!(known.fits(own, fits.as_bytes()), "{fits}");
+        }
+        for other in [
+            "/usr/live",
+            "/usr/",
+            "/usr2/a",
+            "/etc/task_1_other",
+            "/etc/task_owner",
+            "/etc/x_owner",
+        ] {
+            assert!(!known.fits(own, other.as_bytes()), "{other}");
+        }
+        // A path that is another directory for that process, or none.
+        assert!(!mark(&[name("/proc/self", "", "")]).fits(1, b"/proc/self/a"));
+        assert!(!mark(&[name("/no/such", "", "")]).fits(own, b"/no/such/a"));
+        assert!(!mark(&[name("relative", "", "")]).fits(own, b"relative/a"));
     }
 
     #[test]

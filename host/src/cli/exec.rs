@@ -62,13 +62,11 @@ async fn exec(arguments: &Arguments, config: &Config) -> Result<ExitCode, Failur
     start::check(config)?;
     let located = start::locate_or_join(config).await?;
     let scratch = Scratch::new(config);
-    let parts = start::load(config, scratch.path(), &located, &pool).await?;
+    let journal = start::open_journal(scratch.path(), false).await?;
+    let parts = start::load(config, scratch.path(), journal, &located, &pool).await?;
     parts.warn(config);
-    let engine = &parts.assembly.engine;
-    for message in scratch::recover_dead(config, &engine.engine, &engine.name)
-        .await
-        .messages
-    {
+    let left = scratch::recover_dead(config, &parts.undoers(&parts.stored(config))).await;
+    for message in left.messages {
         tracing::warn!("left by an earlier exec: {message}");
     }
     let mut connected = parts.connect(config, located, pool)?;

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
+use super::disk::Space;
 use super::outcome::Failure;
 use super::start::Parts;
 use crate::config::Config;
@@ -90,8 +91,13 @@ impl Generations<'_> {
                 }
             });
         }
+        // A generation of its own begins without a pause.
+        self.about.send_modify(|about| about["paused"] = Value::Null);
+        let space = Space::of(self.config);
+        space.look(&control, &self.about);
         tokio::select! {
             exit = tokio::spawn(worker.run()) => exit.map_err(Failure::general),
+            never = space.watch(&control, &self.about) => never,
             never = pass_on(self.stops.clone(), &control) => never,
         }
     }

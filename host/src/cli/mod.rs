@@ -3,6 +3,7 @@
 mod cancel;
 mod config;
 mod crashed;
+mod disk;
 mod docs;
 mod exec;
 mod flags;
@@ -70,7 +71,7 @@ enum Subcommands {
     /// What a running worker does: tasks, since when, in which state, with which libraries.
     Status(status::Arguments),
     /// Finish what a crash left behind, and say what was done.
-    Recover(WorkerFlags),
+    Recover(recover::Arguments),
 }
 
 /// Runs the command line and answers the exit status.
@@ -145,6 +146,6 @@ async fn dispatch(arguments: Arguments) -> Result<ExitCode, Failure> {
         Some(Subcommands::Config(arguments)) => config::run(&arguments),
         Some(Subcommands::Library(arguments)) => library::run(arguments).await,
         Some(Subcommands::Status(arguments)) => status::run(arguments).await,
-        Some(Subcommands::Recover(flags)) => recover::run(&flags).await,
+        Some(Subcommands::Recover(arguments)) => recover::run(&arguments).await,
     }
 }

@@ -37,19 +37,18 @@ pub(super) async fn run(flags: &WorkerFlags) -> Result<ExitCode, Failure> {
 async fn work(config: &Config) -> Result<Exit, Failure> {
     start::check(config)?;
     let pool = start::pool(config)?;
-    let located = start::locate(config).await?;
     let directory = start::worker_directory(config);
-    let parts = start::load(config, &directory, &located, &pool).await?;
+    let journal = start::open_journal(&directory, false).await?;
+    let located = start::locate(config).await?;
+    let parts = start::load(config, &directory, journal, &located, &pool).await?;
     parts.warn(config);
     let connected = parts.connect(config, located, pool)?;
     let queue_name = connected.queue_name();
-    let engine = &parts.assembly.engine;
     let recovery = recover(
         &parts.journal,
         connected.client.as_ref(),
         &queue_name,
-        &engine.engine,
-        &engine.name,
+        &parts.undoers(&parts.stored(config)),
     )
     .await?;
     for message in &recovery.messages {

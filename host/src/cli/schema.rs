@@ -51,7 +51,10 @@ pub(super) async fn with_assembly(
         credentials: Credentials::new("", ""),
         embedded: None,
     };
-    let loaded = start::load(&config, &directory, &nowhere, &pool).await;
+    let loaded = match start::open_journal(&directory, false).await {
+        Ok(journal) => start::load(&config, &directory, journal, &nowhere, &pool).await,
+        Err(failure) => Err(failure),
+    };
     let text = loaded.map(|parts| look(&parts.assembly));
     // What cannot be removed is swept by the next `exec`.
     let _ = std::fs::remove_dir_all(&directory);

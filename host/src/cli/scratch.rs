@@ -1,14 +1,11 @@
 //! The directories of `exec`: a worker's directory for one task, removed with it.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-
-use tcw_abi::engine::Engine;
 
 use crate::config::Config;
 use crate::library::crash;
 use crate::worker::journal::{Journal, JournalError};
-use crate::worker::{Recovery, recover_leases};
+use crate::worker::{Recovery, Undoers, recover_leases};
 
 /// One of them. It is removed when this is dropped.
 pub(super) struct Scratch(PathBuf);
@@ -36,7 +33,7 @@ fn all(config: &Config) -> PathBuf {
 }
 
 /// Removes what processes that are gone have left: directories whose lock nobody holds, and what their journals name.
-pub(super) async fn recover_dead(config: &Config, engine: &Arc<dyn Engine>, library: &str) -> Recovery {
+pub(super) async fn recover_dead(config: &Config, undoers: &Undoers<'_>) -> Recovery {
     let mut recovery = Recovery::default();
     let Ok(entries) = std::fs::read_dir(all(config)) else {
         return recovery;
@@ -49,9 +46,9 @@ pub(super) async fn recover_dead(config: &Config, engine: &Arc<dyn Engine>, libr
         }
         let recovered = match Journal::open(&path) {
             // Somebody uses it.
-            Err(JournalError::Locked(_)) => continue,
+            Err(JournalError::Locked { .. }) => continue,
             Err(error) => Err(error),
-            Ok(journal) => recover_leases(&journal, engine, library).await,
+            Ok(journal) => recover_leases(&journal, undoers).await,
         };
         // It counts against nobody: what is tried out with `exec` is no reason to leave it out of the worker.
         if let Ok(Some(crash)) = crash::last(&path) {

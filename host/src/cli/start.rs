@@ -1,19 +1,17 @@
 //! What `run`, `exec`, `schema`, `docs` and `recover` have in common: from a configuration to a worker that is ready.
 
-use std::fs::DirBuilder;
 use std::net::TcpStream;
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use async_trait::async_trait;
 use serde_json::Value;
-use tcw_abi::engine::{LeaseRecord, feature};
+use tcw_abi::engine::{Engine, LeaseRecord, feature};
 use tcw_abi::services::{LeaseRequest, WorkerInfo};
 
 use super::crashed;
 use super::outcome::{Failure, INVALID};
-use crate::assembly::{Assembly, AssemblyError, SchemaCheck, assemble};
+use crate::assembly::{Assembly, AssemblyError, SchemaCheck, assemble, stored_engine};
 use crate::config::{self, Config, Deployment, QueueConfig};
 use crate::library::inspect::inspect_file;
 use crate::library::{Diagnostics, Loader, Probe};
@@ -22,8 +20,8 @@ use crate::queue::{ClientConfig, Credentials, Queue, QueueClient, WorkerIdentity
 use crate::services::log::LogOptions;
 use crate::services::worker::{LeaseStore, WorkerServices, WorkerServicesConfig};
 use crate::task::{Deadlines, TaskEnvironment};
-use crate::worker::journal::{Journal, JournalError, OwnedLease};
-use crate::worker::{Commands, Control, EMBEDDED};
+use crate::worker::journal::{self, Journal, OwnedLease};
+use crate::worker::{Commands, Control, EMBEDDED, StoredEngines, Undoers};
 
 /// Where a worker keeps its own things: a directory that it alone uses.
 pub(super) fn worker_directory(config: &Config) -> PathBuf {
@@ -44,15 +42,28 @@ pub(super) fn check(config: &Config) -> Result<(), Failure> {
     if config.libraries.engine.is_none() {
         return Err(AssemblyError::NoEngine.into());
     }
-    let directory = &config.worker.state_directory;
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(directory)
-        .map_err(|error| {
-            let path = directory.clone();
-            JournalError::Directory { path, error }.into()
-        })
+    Ok(journal::private_directory(&config.worker.state_directory)?)
+}
+
+/// Locks `directory` and opens its journal. First of all: nothing else is touched while another worker uses it.
+pub(super) async fn open_journal(directory: &Path, moved: bool) -> Result<Journal, Failure> {
+    let directory = directory.to_owned();
+    let opened = tokio::task::spawn_blocking(move || match moved {
+        true => Journal::open_moved(&directory),
+        false => Journal::open(&directory),
+    });
+    Ok(opened.await.map_err(Failure::general)??)
+}
+
+fn tasks_directory(directory: &Path) -> PathBuf {
+    directory.join("tasks")
+}
+
+fn sweep(directory: &Path) -> std::io::Result<()> {
+    match std::fs::remove_dir_all(directory) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        removed => removed,
+    }
 }
 
 /// A worker's libraries and services, without a queue yet.
@@ -95,19 +106,17 @@ pub(super) fn pool(config: &Config) -> Result<WorkerPoolId, Failure> {
     pool.map_err(|error| Failure::new(error.to_string(), INVALID))
 }
 
-/// Locks `directory`, opens its journal, says which library crashed the last process there, and loads the libraries.
+/// Says which library crashed the last process in `directory`, which `journal` is of, removes its files that nobody needs
+/// any more, and loads the libraries.
 pub(super) async fn load(
     config: &Config,
     directory: &Path,
+    journal: Journal,
     queue: &Located,
     pool: &WorkerPoolId,
 ) -> Result<Parts, Failure> {
-    let journal = {
-        let directory = directory.to_owned();
-        tokio::task::spawn_blocking(move || Journal::open(&directory))
-            .await
-            .map_err(Failure::general)??
-    };
+    // Paths in there are names, for processes with other working directories too, and for the next start.
+    let directory = &std::path::absolute(directory).map_err(Failure::general)?;
     crashed::settle(config, directory, &journal).await?;
     let (control, commands) = Control::new();
     let credentials: Arc<OnceLock<Credentials>> = Arc::default();
@@ -128,10 +137,14 @@ pub(super) async fn load(
         leases: Arc::new(Leases(journal.clone())),
         control: Arc::new(control.clone()),
     })?;
+    // The host's own files of tasks that nobody runs any more.
+    if let Err(error) = sweep(&tasks_directory(directory)) {
+        tracing::warn!(%error, directory = %tasks_directory(directory).display(), "files of earlier tasks are left");
+    }
     let loader = Loader::new(&config.worker.state_directory, Diagnostics::start())
         .with_quarantine(crashed::quarantine(config).await?)
         .probing(Probe::by_this_program(config.libraries.start_timeout));
-    if directory == worker_directory(config) {
+    if std::path::absolute(worker_directory(config)).is_ok_and(|worker| worker == *directory) {
         loader.sweep();
     }
     let assembly = assemble(config, &loader, &services).await?;
@@ -185,6 +198,30 @@ impl Parts {
             directory: self.directory.clone(),
             worker: self.worker.clone(),
             loader: self.loader.clone(),
+        }
+    }
+
+    /// The engines of earlier processes, for [`crate::worker::recover`].
+    pub(super) fn stored<'a>(&'a self, config: &'a Config) -> Stored<'a> {
+        Stored {
+            config,
+            loader: &self.loader,
+            services: &self.services,
+            configured: &self.assembly.engine.name,
+        }
+    }
+
+    /// Who undoes what an earlier process has left.
+    pub(super) fn undoers<'a>(&'a self, stored: &'a Stored<'a>) -> Undoers<'a> {
+        Undoers {
+            engine: &self.assembly.engine.engine,
+            library: &self.assembly.engine.name,
+            sha256: self
+                .assembly
+                .libraries
+                .first()
+                .map_or("", |engine| &engine.sha256),
+            stored,
         }
     }
 
@@ -261,7 +298,7 @@ impl Parts {
             plugins: self.assembly.plugins,
             worker: self.worker,
             services: self.services,
-            tasks_directory: self.directory.join("tasks"),
+            tasks_directory: tasks_directory(&self.directory),
             log,
             log_header: header(config, pool),
             deadlines: Deadlines::with_call(config.libraries.call_timeout),
@@ -386,12 +423,28 @@ pub(super) fn running(config: &Config) -> Result<Located, Failure> {
     }
 }
 
+/// Libraries that earlier processes have left in the store.
+pub(super) struct Stored<'a> {
+    config: &'a Config,
+    loader: &'a Loader,
+    services: &'a Arc<WorkerServices>,
+    configured: &'a str,
+}
+
+#[async_trait]
+impl StoredEngines for Stored<'_> {
+    async fn engine(&self, sha256: &str) -> Result<Arc<dyn Engine>, String> {
+        let made = stored_engine(self.config, self.loader, self.services, sha256, self.configured).await;
+        made.map(|slot| slot.engine).map_err(|error| error.to_string())
+    }
+}
+
 /// Leases go into the journal.
 struct Leases(Journal);
 
 #[async_trait]
 impl LeaseStore for Leases {
-    async fn record(&self, library: &str, request: LeaseRequest) -> tcw_abi::Result<String> {
+    async fn record(&self, library: &str, sha256: &str, request: LeaseRequest) -> tcw_abi::Result<String> {
         let id = slugid::v4();
         let lease = LeaseRecord {
             id: id.clone(),
@@ -400,7 +453,7 @@ impl LeaseStore for Leases {
         };
         let owned = OwnedLease {
             library: library.to_owned(),
-            sha256: String::new(),
+            sha256: sha256.to_owned(),
             lease,
         };
         self.0

@@ -136,36 +136,81 @@ impl Loader {
         if let Some(probe) = &self.probe {
             probe.run(&found.main, &stored, &self.store)?;
         }
-        let manifest = inspection.manifest;
+        self.open_stored(found.main, &stored, inspection.manifest, files.sha256)
+    }
+
+    /// The last steps of loading: `stored` is the copy of `source`.
+    fn open_stored(
+        &self,
+        source: PathBuf,
+        stored: &Path,
+        manifest: Manifest,
+        sha256: String,
+    ) -> Result<Library, LibraryError> {
         let identity = Identity {
             name: manifest.name.clone(),
             version: manifest.version.clone(),
-            sha256: files.sha256.clone(),
-            path: readable(&found.main),
+            sha256: sha256.clone(),
+            path: readable(&source),
         };
-        let loading = Loading::begin(identity, &stored);
-        let root = open::open(&found.main, &stored, &self.store)?;
+        let loading = Loading::begin(identity, stored);
+        let root = open::open(&source, stored, &self.store)?;
         root.initialise(
             self.diagnostics.sink_for(&manifest.name),
             self.diagnostics.level(),
         );
         #[cfg(all(target_os = "linux", target_pointer_width = "64"))]
-        pages::give_back(&stored);
+        pages::give_back(stored);
         drop(loading);
         tracing::info!(
             library = manifest.name,
             version = manifest.version,
             abi = manifest.abi.version,
-            sha256 = files.sha256,
-            path = %found.main.display(),
+            sha256,
+            path = %source.display(),
             "library loaded"
         );
         Ok(Library {
             manifest,
-            source: found.main,
-            sha256: files.sha256,
+            source,
+            sha256,
             root,
         })
+    }
+
+    /// Where the store has the library with these bytes, if it has.
+    pub fn stored(&self, sha256: &str) -> PathBuf {
+        self.store.join(sha256)
+    }
+
+    /// Loads a library from the store, where a process that is gone has put it: to undo what it did. Blocking.
+    pub fn load_stored(&self, sha256: &str) -> Result<Library, LibraryError> {
+        let place = self.stored(sha256);
+        let refused = |found: &str| {
+            LibraryError::new(
+                &place,
+                found,
+                "load a version of the same library, which may understand what the other one left",
+            )
+        };
+        // It becomes a part of a path.
+        if sha256.len() != 64 || !sha256.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            return Err(refused("this is not the hash of a library"));
+        }
+        if !place.exists() {
+            return Err(refused("the library is not in the store any more"));
+        }
+        let found = find::library(&place)?;
+        let files = verify::read(&found)?;
+        if files.sha256 != sha256 {
+            return Err(refused("the stored library does not match its hash"));
+        }
+        let main = found.main;
+        let inspection = inspect::inspect(&main, &files.main().bytes)?;
+        inspection.refuse_foreign()?;
+        self.refuse_quarantined(&main, &inspection.manifest, sha256)?;
+        let stored = main.clone();
+        self.open_stored(main, &stored, inspection.manifest, files.sha256)
     }
 
     fn refuse_quarantined(&self, path: &Path, manifest: &Manifest, sha256: &str) -> Result<(), LibraryError> {

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 use super::LibraryError;
 use super::verify::{self, Content, Files};
+use crate::fault_point::fault_point;
 
 /// Puts the bytes into the store unless they are there, and answers the main file's path.
 ///
@@ -47,12 +48,15 @@ pub(super) fn keep(store: &Path, files: &Files, generation: u32) -> Result<PathB
             .and_then(|()| fs::remove_dir_all(&aside))
             .map_err(trouble)?;
     }
-    let building = store.join(format!("new-{}", slugid::v4()));
+    fault_point!("library.store.before");
+    // Of a process that ends here, the next start removes it.
+    let building = store.join(format!("new-{}-{}", std::process::id(), slugid::v4()));
     create(&building).map_err(trouble)?;
     let written = files
         .contents
         .iter()
         .try_for_each(|content| write(&building, content));
+    fault_point!("library.store.written");
     let moved = written.and_then(|()| fs::rename(&building, &directory));
     if let Err(error) = moved {
         // What was written of it is of no use; an error in removing it would hide the first one.
@@ -60,26 +64,47 @@ pub(super) fn keep(store: &Path, files: &Files, generation: u32) -> Result<PathB
         // Another worker may have stored the same library meanwhile.
         return intact(&directory, files).ok_or_else(|| trouble(error));
     }
+    fault_point!("library.store.after");
     Ok(directory.join(&files.main().name))
 }
 
-/// Removes the copies of later generations that processes which are gone have made. The caller is the only one with this
-/// store that makes any.
+/// Removes the copies of later generations that processes which are gone have made, and what was not finished when its
+/// process died. The caller is the only one with this store that makes later generations; others may be storing.
 pub(super) fn sweep(store: &Path) {
     for entry in fs::read_dir(store).into_iter().flatten().flatten() {
         let name = entry.file_name();
-        let copy = name
-            .to_str()
-            .and_then(|name| name.split_once('-'))
-            .is_some_and(|(hash, generation)| {
-                hash.len() == 64
-                    && hash.bytes().all(|byte| byte.is_ascii_hexdigit())
-                    && generation.bytes().all(|byte| byte.is_ascii_digit())
-            });
-        if copy && let Err(error) = fs::remove_dir_all(entry.path()) {
+        let left = name.to_str().is_some_and(|name| {
+            is_later_generation(name) || name.starts_with("damaged-") || is_unfinished(name)
+        });
+        if left && let Err(error) = fs::remove_dir_all(entry.path()) {
             tracing::warn!(path = %entry.path().display(), %error, "a copy of a library is left in the store");
         }
     }
+}
+
+fn is_later_generation(name: &str) -> bool {
+    name.split_once('-').is_some_and(|(hash, generation)| {
+        hash.len() == 64
+            && hash.bytes().all(|byte| byte.is_ascii_hexdigit())
+            && generation.bytes().all(|byte| byte.is_ascii_digit())
+    })
+}
+
+/// Begun by a process that is gone.
+fn is_unfinished(name: &str) -> bool {
+    let Some(rest) = name.strip_prefix("new-") else {
+        return false;
+    };
+    let process = rest.split_once('-').and_then(|(process, _)| process.parse().ok());
+    let lives = process
+        .and_then(rustix::process::Pid::from_raw)
+        .is_some_and(|process| {
+            !matches!(
+                rustix::process::test_kill_process(process),
+                Err(rustix::io::Errno::SRCH)
+            )
+        });
+    !lives || process == Some(std::process::id().cast_signed())
 }
 
 fn create(directory: &Path) -> io::Result<()> {

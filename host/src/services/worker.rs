@@ -21,8 +21,9 @@ use super::http::{CredentialsSource, Http};
 /// Where leases are written down, before the resource is made. The worker's journal implements it.
 #[async_trait]
 pub trait LeaseStore: Send + Sync + 'static {
-    /// Writes a resource of `library` down, durably, and answers the lease's id.
-    async fn record(&self, library: &str, request: LeaseRequest) -> Result<String>;
+    /// Writes a resource of `library` down, durably, and answers the lease's id. `sha256` is that of the library's
+    /// bytes, or empty for one that was linked in.
+    async fn record(&self, library: &str, sha256: &str, request: LeaseRequest) -> Result<String>;
 
     /// The resource is gone.
     async fn release(&self, id: &str) -> Result<()>;
@@ -106,9 +107,19 @@ impl WorkerServices {
 
     /// One library's view.
     pub fn for_library(self: &Arc<Self>, library: impl Into<String>) -> Arc<dyn Services> {
+        self.for_loaded(library, "")
+    }
+
+    /// The same for a library that was loaded: `sha256` is that of its bytes.
+    pub fn for_loaded(
+        self: &Arc<Self>,
+        library: impl Into<String>,
+        sha256: impl Into<String>,
+    ) -> Arc<dyn Services> {
         Arc::new(LibraryServices {
             shared: Arc::clone(self),
             library: library.into(),
+            sha256: sha256.into(),
         })
     }
 
@@ -146,6 +157,7 @@ fn sweep(temporary: &Path) -> Result<()> {
 struct LibraryServices {
     shared: Arc<WorkerServices>,
     library: String,
+    sha256: String,
 }
 
 #[async_trait]
@@ -212,7 +224,11 @@ impl Services for LibraryServices {
     }
 
     async fn lease(&self, request: LeaseRequest) -> Result<Arc<dyn Lease>> {
-        let id = self.shared.leases.record(&self.library, request).await?;
+        let id = self
+            .shared
+            .leases
+            .record(&self.library, &self.sha256, request)
+            .await?;
         Ok(Arc::new(Leased {
             store: Arc::clone(&self.shared.leases),
             id,

@@ -12,6 +12,7 @@ use tcw_abi::services::CancelReason;
 use tokio::sync::watch;
 
 use super::report::TaskReport;
+use crate::fault_point::fault_point;
 
 /// Something from outside that a task has to react to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -224,10 +225,12 @@ impl TaskControlReceiver {
             status.state = state;
             status.since = Utc::now();
         });
+        fault_point!("task.{state:?}");
     }
 
     /// The report is about to be sent.
     pub(crate) fn begin_report(&self) {
+        fault_point!("task.reporting");
         self.status.send_modify(|status| status.reporting = true);
     }
 
@@ -252,6 +255,7 @@ impl TaskControlReceiver {
             status.since = Utc::now();
             status.report = Some(report);
         });
+        fault_point!("task.{state:?}");
     }
 }
 

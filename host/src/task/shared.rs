@@ -17,6 +17,7 @@ use super::environment::TaskEnvironment;
 use super::fault::{Cause, Fault};
 use super::remains::Remains;
 use super::report::{Resolution, TaskReport, WorkerEffect};
+use crate::fault_point::fault_point;
 use crate::queue::{Claim, Outage, QueueError, TaskQueue, format_time};
 use crate::services::context::{Activity, TaskServices};
 use crate::services::log::TaskLog;
@@ -300,6 +301,7 @@ impl Task {
                 deadlines.report_at_shutdown.as_secs_f64()
             )),
         };
+        fault_point!("task.reported");
         match outcome {
             Ok(resolution) => (resolution, resolution != Resolution::ResolvedElsewhere),
             Err(error) => {

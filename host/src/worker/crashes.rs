@@ -96,7 +96,7 @@ impl Journal {
         at: DateTime<Utc>,
         rule: QuarantineRule,
     ) -> Result<Verdict, JournalError> {
-        self.run(move |connection| {
+        self.write("crashed", move |connection| {
             let transaction = connection.transaction()?;
             transaction.execute(
                 "insert or ignore into crashes (at, sha256, name, version, path, how) values (?, ?, ?, ?, ?, ?)",
@@ -176,7 +176,7 @@ fn with_journal<T>(
     };
     Connection::open_with_flags(&path, flags | OpenFlags::SQLITE_OPEN_NO_MUTEX)
         .and_then(|mut connection| work(&mut connection))
-        .map_err(|error| JournalError::Database { path, error })
+        .map_err(|error| JournalError::database(&path, error))
 }
 
 fn histories(connection: &Connection) -> Result<Vec<CrashHistory>, rusqlite::Error> {

@@ -168,6 +168,10 @@ impl Worker {
         };
         let mut cancellations = tokio::time::interval(self.options.cancellation_interval);
         cancellations.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        // Who has said already that nothing is to be claimed was first.
+        while let Ok(command) = self.commands.try_recv() {
+            self.obey(&mut state, command);
+        }
         loop {
             self.claim_if_free(&mut state);
             if let Some(exit) = self.ended(&state) {

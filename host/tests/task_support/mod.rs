@@ -303,7 +303,7 @@ struct Nobody;
 
 #[async_trait]
 impl LeaseStore for Nobody {
-    async fn record(&self, _: &str, _: LeaseRequest) -> Result<String> {
+    async fn record(&self, _: &str, _: &str, _: LeaseRequest) -> Result<String> {
         Ok("lease".to_owned())
     }
 
