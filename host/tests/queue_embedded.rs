@@ -1,5 +1,6 @@
 //! The embedded queue over real HTTP, through the client that the worker uses.
 
+#[expect(dead_code, reason = "other tests use the rest")]
 mod queue_support;
 
 use std::sync::Arc;

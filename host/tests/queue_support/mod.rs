@@ -1,5 +1,7 @@
 //! What the queue's tests have in common: a running embedded queue, clients for it, tasks.
 
+pub(crate) mod raw;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -54,6 +56,11 @@ impl Scene {
             queue,
             client,
         }
+    }
+
+    /// Requests as they are, in the root client's name.
+    pub(crate) fn raw(&self) -> raw::Caller {
+        raw::Caller::new(self.queue.root_url(), Some(self.queue.credentials()))
     }
 
     pub(crate) async fn create(&self) -> TaskId {
