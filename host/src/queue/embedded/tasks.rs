@@ -68,7 +68,8 @@ fn insert(core: &mut Core, definition: Definition) -> Result<Value, ApiError> {
     if let Some(existing) = core.store.task(&task.id)? {
         // What was sent the first time, or what the task reads as now, which may have another priority.
         let original = core.store.definition(&task.id)?.unwrap_or_default();
-        if original == text || current(&original, &existing)?.to_string() == text {
+        let as_it_is = current(&original, &existing)?.to_string();
+        if [original, as_it_is].contains(&text) {
             return Ok(existing.status());
         }
         return Err(ApiError::conflict(format!(
