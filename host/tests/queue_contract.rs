@@ -5,7 +5,7 @@ mod queue_support;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use queue_support::raw::Caller;
+use queue_support::caller::Caller;
 use queue_support::{POOL, Scene, in_an_hour, task};
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -167,7 +167,7 @@ async fn every_call_there_is_is_answered_as_published() {
     let scene = Scene::new().await;
     let mut compared = Compared {
         contract,
-        caller: scene.raw(),
+        caller: scene.caller(),
     };
     let id = TaskId::random();
     monitoring_and_tasks(&mut compared, &id).await;
@@ -484,7 +484,7 @@ async fn other_requests_are_accepted_as_published() {
     let scene = Scene::new().await;
     let id = scene.create().await;
     let (_claim, _queue) = scene.claim().await;
-    let caller = scene.raw();
+    let caller = scene.caller();
     let worker = "/provisioners/proj-test/worker-types/linux/workers/g/w";
     let (post, put) = (|| Method::POST, || Method::PUT);
     let time = json!(in_an_hour());

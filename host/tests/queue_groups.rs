@@ -5,7 +5,7 @@ mod queue_support;
 
 use std::time::Duration;
 
-use queue_support::raw::Caller;
+use queue_support::caller::Caller;
 use queue_support::{Scene, task};
 use serde_json::{Value, json};
 use tcw_host::queue::TaskId;
@@ -51,7 +51,7 @@ async fn pages(caller: &Caller, path: &str) -> Vec<String> {
 #[tokio::test]
 async fn a_sealed_group_takes_no_more_and_is_cancelled_as_a_whole() {
     let scene = Scene::new().await;
-    let caller = scene.raw();
+    let caller = scene.caller();
     let first = create(&caller, |_| ()).await;
     let path = |rest: &str| format!("/task-group/{first}{rest}");
     let mut members = vec![first.clone()];
@@ -119,7 +119,7 @@ async fn a_sealed_group_takes_no_more_and_is_cancelled_as_a_whole() {
 #[tokio::test]
 async fn a_group_has_one_scheduler_and_lasts_as_long_as_its_tasks() {
     let scene = Scene::new().await;
-    let caller = scene.raw();
+    let caller = scene.caller();
     let unknown = TaskId::random();
     for (method, rest) in [
         (reqwest::Method::GET, ""),
@@ -167,7 +167,7 @@ async fn a_group_has_one_scheduler_and_lasts_as_long_as_its_tasks() {
 #[tokio::test]
 async fn a_changed_priority_counts_for_what_waits_and_for_what_is_tried_again() {
     let scene = Scene::new().await;
-    let caller = scene.raw();
+    let caller = scene.caller();
     let group = TaskId::random();
     let mut ids = Vec::new();
     for _ in 0..3 {
@@ -226,7 +226,7 @@ async fn a_changed_priority_counts_for_what_waits_and_for_what_is_tried_again() 
 #[tokio::test]
 async fn a_failed_dependency_lets_go_only_who_waits_for_any_end() {
     let scene = Scene::new().await;
-    let caller = scene.raw();
+    let caller = scene.caller();
     let (failing, other) = (create(&caller, |_| ()).await, create(&caller, |_| ()).await);
     let depends = async |on: &[&str], requires: &str| {
         create(&caller, |task| {

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use queue_support::raw::Caller;
+use queue_support::caller::Caller;
 use queue_support::{BOUND, Scene, task};
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom as _;
@@ -107,13 +107,13 @@ async fn every_run_is_claimed_once_and_every_task_ends() {
     println!("seed {seed}");
     let mut random = StdRng::seed_from_u64(seed);
     let scene = Scene::new().await;
-    let caller = scene.raw();
+    let caller = scene.caller();
     let shared = Arc::new(Shared::default());
     let workers: Vec<_> = (0..WORKERS)
         .map(|number| {
             let random = StdRng::seed_from_u64(random.random());
             tokio::spawn(work(
-                scene.raw(),
+                scene.caller(),
                 format!("w{number}"),
                 Arc::clone(&shared),
                 random,

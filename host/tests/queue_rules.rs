@@ -6,7 +6,7 @@ mod queue_support;
 use std::time::Duration;
 
 use chrono::{TimeDelta, Utc};
-use queue_support::raw::Caller;
+use queue_support::caller::Caller;
 use queue_support::{Scene, in_an_hour, task};
 use serde_json::{Value, json};
 use tcw_host::queue::{Credentials, TaskId};
@@ -36,7 +36,7 @@ fn s3(content_length: u64) -> Value {
 #[tokio::test]
 async fn a_refused_task_leaves_its_id_free() {
     let scene = Scene::new().await;
-    let caller = scene.raw();
+    let caller = scene.caller();
     let id = TaskId::random();
     let path = format!("/task/{id}");
     let now = Utc::now();
@@ -71,7 +71,7 @@ async fn a_refused_task_leaves_its_id_free() {
 #[tokio::test]
 async fn nothing_is_changed_past_the_deadline() {
     let scene = Scene::with(|config| config.claim_timeout = Duration::from_secs(3 * 3600)).await;
-    let caller = scene.raw();
+    let caller = scene.caller();
     let mut runs = Vec::new();
     for _ in 0..3 {
         scene.create().await;
@@ -107,7 +107,7 @@ async fn nothing_is_changed_past_the_deadline() {
 #[tokio::test]
 async fn the_fifty_first_run_is_refused() {
     let scene = Scene::new().await;
-    let caller = scene.raw();
+    let caller = scene.caller();
     let id = scene.create().await;
     let call = async |what: &str| caller.post(&format!("/task/{id}/{what}"), Value::Null).await;
     for _ in 1..50 {
@@ -127,7 +127,7 @@ async fn the_fifty_first_run_is_refused() {
 #[tokio::test]
 async fn a_retried_run_comes_after_those_that_waited() {
     let scene = Scene::new().await;
-    let caller = scene.raw();
+    let caller = scene.caller();
     let (first, second) = (scene.create().await, scene.create().await);
     let (run, own) = claim(&caller).await;
     assert_eq!(run, format!("/task/{first}/runs/0"));
@@ -173,7 +173,7 @@ async fn a_retried_run_comes_after_those_that_waited() {
 #[tokio::test]
 async fn equal_reports_at_the_same_time_are_all_accepted() {
     let scene = Scene::new().await;
-    let caller = scene.raw();
+    let caller = scene.caller();
     scene.create().await;
     let (run, own) = claim(&caller).await;
     let path = format!("{run}/completed");
@@ -186,7 +186,7 @@ async fn equal_reports_at_the_same_time_are_all_accepted() {
 #[tokio::test]
 async fn a_runs_credentials_carry_its_tasks_scopes_and_end_with_its_claim() {
     let scene = Scene::new().await;
-    let caller = scene.raw();
+    let caller = scene.caller();
     let scope = "queue:list-task-queues";
     scene.create_with(|task| task["scopes"] = json!([scope])).await;
     let body = json!({ "workerGroup": "g", "workerId": "w" });
@@ -213,7 +213,7 @@ async fn a_runs_credentials_carry_its_tasks_scopes_and_end_with_its_claim() {
 #[tokio::test]
 async fn after_an_exception_artifacts_are_taken_for_a_while_and_after_an_end_not() {
     let scene = Scene::new().await;
-    let caller = scene.raw();
+    let caller = scene.caller();
     for (end, body, status) in [
         ("completed", Value::Null, 409),
         ("failed", Value::Null, 409),
@@ -239,7 +239,7 @@ async fn after_an_exception_artifacts_are_taken_for_a_while_and_after_an_end_not
 #[tokio::test]
 async fn an_upload_url_outlives_the_task_and_serves_what_was_sent_last() {
     let scene = Scene::new().await;
-    let caller = scene.raw();
+    let caller = scene.caller();
     let id = scene.create().await;
     let (run, own) = claim(&caller).await;
     let path = format!("{run}/artifacts/public%2Fa");
@@ -281,7 +281,7 @@ async fn an_upload_url_outlives_the_task_and_serves_what_was_sent_last() {
 #[tokio::test]
 async fn any_printable_name_is_an_artifacts_own() {
     let scene = Scene::new().await;
-    let caller = scene.raw();
+    let caller = scene.caller();
     let id = scene.create().await;
     let (run, own) = claim(&caller).await;
     let names = [
@@ -313,7 +313,7 @@ async fn any_printable_name_is_an_artifacts_own() {
 #[tokio::test]
 async fn object_artifacts_are_refused_where_there_is_no_object_service() {
     let scene = Scene::new().await;
-    let caller = scene.raw();
+    let caller = scene.caller();
     scene.create().await;
     let (run, own) = claim(&caller).await;
     let path = format!("{run}/artifacts/public%2Fa");
@@ -338,7 +338,7 @@ async fn object_artifacts_are_refused_where_there_is_no_object_service() {
 #[tokio::test]
 async fn what_has_expired_gives_its_room_back() {
     let scene = Scene::with(|config| config.max_storage_size = 10).await;
-    let caller = scene.raw();
+    let caller = scene.caller();
     let files = || {
         let folder = scene.directory.path().join("state/storage/objects");
         std::fs::read_dir(folder).unwrap().count()

@@ -5,7 +5,7 @@ mod queue_support;
 
 use std::time::Duration;
 
-use queue_support::raw::Caller;
+use queue_support::caller::Caller;
 use queue_support::{BOUND, Scene, in_an_hour};
 use serde_json::{Value, json};
 
@@ -36,7 +36,7 @@ async fn listed(caller: &Caller, query: &str) -> Vec<String> {
 #[tokio::test]
 async fn a_worker_in_quarantine_gets_nothing_and_keeps_nothing_from_others() {
     let scene = Scene::with(|config| config.poll_timeout = Duration::from_millis(50)).await;
-    let caller = scene.raw();
+    let caller = scene.caller();
     assert!(claim(&caller, "bad").await.is_empty());
     let shown = quarantine(&caller, "bad", in_an_hour()).await;
     assert_eq!(shown["quarantineDetails"][0]["quarantineInfo"], "it smells");
@@ -77,7 +77,7 @@ async fn a_worker_in_quarantine_gets_nothing_and_keeps_nothing_from_others() {
 #[tokio::test]
 async fn a_poll_in_quarantine_is_not_woken_in_place_of_another() {
     let scene = Scene::new().await;
-    let caller = scene.raw();
+    let caller = scene.caller();
     let worker = |id: &'static str| {
         let caller = caller.clone();
         tokio::spawn(async move { claim(&caller, id).await })
@@ -104,7 +104,7 @@ async fn a_poll_in_quarantine_is_not_woken_in_place_of_another() {
 #[tokio::test]
 async fn workers_are_known_by_their_claims_until_they_are_silent() {
     let scene = Scene::with(|config| config.poll_timeout = Duration::from_millis(1)).await;
-    let caller = scene.raw();
+    let caller = scene.caller();
     let queue = "/task-queues/proj-test%2Flinux";
     for unknown in [
         queue,
@@ -164,7 +164,7 @@ async fn workers_are_known_by_their_claims_until_they_are_silent() {
 #[tokio::test]
 async fn lists_of_workers_come_in_pages() {
     let scene = Scene::new().await;
-    let caller = scene.raw();
+    let caller = scene.caller();
     let mut expected = Vec::new();
     for group in ["a", "b"] {
         for id in ["1", "2", "3"] {
@@ -191,7 +191,7 @@ async fn lists_of_workers_come_in_pages() {
 #[tokio::test]
 async fn a_run_is_claimed_by_its_number_once() {
     let scene = Scene::new().await;
-    let caller = scene.raw();
+    let caller = scene.caller();
     let id = scene.create().await;
     let claim = async |run: u32, worker: &str| {
         caller

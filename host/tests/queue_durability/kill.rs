@@ -16,7 +16,7 @@ use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{Child, Command};
 use tokio::sync::Notify;
 
-use super::queue_support::raw::{Answer, Caller};
+use super::queue_support::caller::{Answer, Caller};
 use super::queue_support::{BOUND, in_an_hour, task};
 use super::{COUNTS, check_whole, statuses};
 

@@ -10,7 +10,7 @@ mod snapshots;
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use queue_support::raw::Caller;
+use queue_support::caller::Caller;
 use serde_json::{Value, json};
 
 const COUNTS: &str = "/task-queues/proj-test%2Flinux/counts";

@@ -1,6 +1,6 @@
 //! One scene, and what the state directory looks like at each write in it.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 use tcw_host::queue::TaskId;
 use tcw_host::queue::embedded::{EmbeddedConfig, EmbeddedQueue, fault};
 
-use super::queue_support::raw::Caller;
-use super::queue_support::{Scene, in_an_hour, task};
+use super::queue_support::caller::Caller;
+use super::queue_support::{Scene, copy_folder, in_an_hour, task};
 use super::{check_whole, statuses};
 
 /// The state directory at one write.
@@ -145,7 +145,7 @@ async fn view(caller: &Caller, ids: &[String]) -> Value {
 async fn play(recording: Arc<Mutex<Recording>>) -> Play {
     let scene = Scene::new().await;
     let mut play = Play {
-        caller: scene.raw(),
+        caller: scene.caller(),
         scene,
         recording,
         ids: Vec::new(),
@@ -275,17 +275,4 @@ fn same(one: &Value, other: &Value) -> bool {
         .into_iter()
         .all(|key| one[key] == other[key])
         && known(one) == known(other)
-}
-
-fn copy_folder(from: &Path, to: &Path) {
-    std::fs::create_dir(to).unwrap();
-    for entry in std::fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let target = to.join(entry.file_name());
-        if entry.path().is_dir() {
-            copy_folder(&entry.path(), &target);
-        } else {
-            std::fs::copy(entry.path(), target).unwrap();
-        }
-    }
 }

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use model::{Model, Task};
-use queue_support::raw::{Answer, Caller};
+use queue_support::caller::{Answer, Caller};
 use queue_support::{POOL, Scene};
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom as _;
@@ -91,7 +91,7 @@ impl Case {
         let mut random = StdRng::seed_from_u64(seed);
         let groups = (0..3).map(|_| slug(&mut random)).collect();
         Self {
-            caller: scene.raw(),
+            caller: scene.caller(),
             scene,
             random,
             model: Model {

@@ -203,10 +203,11 @@ impl Store {
     }
 
     pub(super) fn last_position(&self) -> Outcome<i64> {
-        self.db
-            .query_row("SELECT COALESCE(MAX(position), 0) FROM tasks", [], |row| {
-                row.get(0)
-            })
+        self.db.query_row(
+            "SELECT COALESCE(MAX(position), 0) FROM tasks WHERE active",
+            [],
+            |row| row.get(0),
+        )
     }
 
     /// Those whose dependency on a task is not satisfied yet.
