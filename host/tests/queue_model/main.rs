@@ -21,6 +21,7 @@ use rand::seq::IndexedRandom as _;
 use rand::{Rng as _, SeedableRng as _};
 use serde_json::{Value, json};
 use tcw_host::queue::TaskId;
+use tcw_host::queue::embedded::EmbeddedConfig;
 
 const MINUTE: i64 = 60_000;
 /// Time passes by multiples of this. Nothing is ever due near one of them, so that the time that the test itself takes
@@ -74,19 +75,20 @@ async fn the_queue_does_what_its_model_does() {
     for (step, (done, refused)) in steps.into_iter().filter(|_| all_kinds) {
         assert!(done > 0, "{step} was never done");
         assert!(
-            refused > 0 || matches!(step, "claim" | "time"),
+            refused > 0 || matches!(step, "claim" | "time" | "restart"),
             "{step} was never refused"
         );
     }
 }
 
+fn configure(config: &mut EmbeddedConfig) {
+    config.claim_timeout = Duration::from_millis(u64::try_from(CLAIM).unwrap());
+    config.poll_timeout = Duration::from_millis(1);
+}
+
 impl Case {
     async fn new(seed: u64) -> Self {
-        let scene = Scene::with(|config| {
-            config.claim_timeout = Duration::from_millis(u64::try_from(CLAIM).unwrap());
-            config.poll_timeout = Duration::from_millis(1);
-        })
-        .await;
+        let scene = Scene::with(configure).await;
         let start = Utc::now().timestamp_millis();
         let mut random = StdRng::seed_from_u64(seed);
         let groups = (0..3).map(|_| slug(&mut random)).collect();
@@ -108,23 +110,43 @@ impl Case {
 
     async fn go(mut self) -> BTreeMap<&'static str, (usize, usize)> {
         for _ in 0..STEPS {
-            self.step().await;
+            self = self.step().await;
             self.compare().await;
         }
         self.scene.queue.stop().await;
         self.steps
     }
 
-    async fn step(&mut self) {
+    async fn step(mut self) -> Self {
         match self.random.random_range(0..100) {
             0..25 => self.create().await,
             25..45 => self.claim().await,
             45..65 => self.report().await,
             65..70 => self.reclaim().await,
             70..86 => self.change().await,
-            86..95 => self.change_group().await,
-            _ => self.let_time_pass().await,
+            86..94 => self.change_group().await,
+            94..99 => self.let_time_pass().await,
+            _ => return self.restart().await,
         }
+        self
+    }
+
+    /// The queue's process ends and another begins, which changes nothing.
+    async fn restart(mut self) -> Self {
+        self.history.push("the queue is started again".to_owned());
+        self.steps.entry("restart").or_default().0 += 1;
+        self.scene = self.scene.restart_with(configure).await;
+        self.caller = self.scene.caller();
+        let passed = u64::try_from(self.model.now - self.start).unwrap();
+        self.scene
+            .queue
+            .advance(Duration::from_millis(passed))
+            .await
+            .unwrap();
+        // What has expired is deleted at a start, before or after the time was moved on.
+        self.model.forget();
+        self.scene.queue.forget_expired().await.unwrap();
+        self
     }
 
     async fn create(&mut self) {

@@ -46,11 +46,15 @@ impl Scene {
 
     /// Stops the queue and starts it again with the same state.
     pub(crate) async fn restart(self) -> Self {
+        self.restart_with(|_| ()).await
+    }
+
+    pub(crate) async fn restart_with(self, adjust: impl FnOnce(&mut EmbeddedConfig)) -> Self {
         let Self { directory, queue, .. } = self;
         queue.stop().await;
-        let queue = EmbeddedQueue::start(EmbeddedConfig::new(directory.path().join("state")))
-            .await
-            .unwrap();
+        let mut config = EmbeddedConfig::new(directory.path().join("state"));
+        adjust(&mut config);
+        let queue = EmbeddedQueue::start(config).await.unwrap();
         let client = client(&queue, Some(queue.credentials()));
         Self {
             directory,
