@@ -5,8 +5,10 @@ mod queue_support;
 
 use std::time::Duration;
 
+use queue_support::caller::Caller;
 use queue_support::{Scene, client, fetch, in_an_hour, put};
-use serde_json::json;
+use reqwest::Method;
+use serde_json::{Value, json};
 use tcw_host::queue::{ArtifactRequest, Credentials, Queue as _, QueueError, RunId, TaskState};
 
 #[tokio::test]
@@ -168,4 +170,171 @@ async fn any_request_can_be_signed_with_a_runs_credentials() {
     );
     // The credentials outlive the run's end, as they do on the real queue, for what it leaves behind.
     put(&queue, "public/log", b"x").await;
+}
+
+/// Groups, priorities, workers, counts: each call needs just the scopes that the reference says.
+#[tokio::test]
+async fn calls_about_groups_and_workers_need_their_scopes() {
+    let scene = Scene::with(|config| config.poll_timeout = Duration::from_millis(1)).await;
+    let caller = scene.caller();
+    scene.create().await;
+    scene.claim().await;
+    let id = scene.create_with(|task| task["schedulerId"] = json!("s")).await;
+    caller
+        .post(&format!("/task-group/{id}/seal"), Value::Null)
+        .await
+        .ok();
+    let worker_path = "/provisioners/proj-test/worker-types/linux";
+    let priority = json!({ "newPriority": "low" });
+    let expires = json!({ "expires": in_an_hour() });
+    let quarantine = json!({ "quarantineUntil": chrono::Utc::now() });
+    let name = json!({ "workerGroup": "g", "workerId": "w" });
+    let (get, post, put) = (|| Method::GET, || Method::POST, || Method::PUT);
+    let no = || Value::Null;
+    // What anybody may do stands without scopes.
+    let cases: Vec<(Method, String, Value, Vec<String>)> = vec![
+        (get(), format!("/task-group/{id}"), no(), vec![]),
+        (get(), format!("/task-group/{id}/list"), no(), vec![]),
+        (get(), format!("/task/{id}/dependents"), no(), vec![]),
+        (get(), "/pending/proj-test%2Flinux".to_owned(), no(), vec![]),
+        (
+            get(),
+            "/task-queues/proj-test%2Flinux/counts".to_owned(),
+            no(),
+            vec!["queue:claimed-count:proj-test/linux".to_owned()],
+        ),
+        (
+            get(),
+            "/task-queues/proj-test%2Flinux/pending".to_owned(),
+            no(),
+            vec!["queue:pending-list:proj-test/linux".to_owned()],
+        ),
+        (
+            get(),
+            "/task-queues/proj-test%2Flinux/claimed".to_owned(),
+            no(),
+            vec!["queue:claimed-list:proj-test/linux".to_owned()],
+        ),
+        (
+            get(),
+            "/task-queues".to_owned(),
+            no(),
+            vec!["queue:list-task-queues".to_owned()],
+        ),
+        (
+            get(),
+            "/task-queues/proj-test%2Flinux".to_owned(),
+            no(),
+            vec!["queue:get-task-queue:proj-test/linux".to_owned()],
+        ),
+        (
+            get(),
+            "/provisioners".to_owned(),
+            no(),
+            vec!["queue:list-provisioners".to_owned()],
+        ),
+        (
+            get(),
+            "/provisioners/proj-test".to_owned(),
+            no(),
+            vec!["queue:get-provisioner:proj-test".to_owned()],
+        ),
+        (
+            get(),
+            "/provisioners/proj-test/worker-types".to_owned(),
+            no(),
+            vec!["queue:list-worker-types:proj-test".to_owned()],
+        ),
+        (
+            get(),
+            worker_path.to_owned(),
+            no(),
+            vec!["queue:get-worker-type:proj-test/linux".to_owned()],
+        ),
+        (
+            get(),
+            format!("{worker_path}/workers"),
+            no(),
+            vec!["queue:list-workers:proj-test/linux".to_owned()],
+        ),
+        (
+            get(),
+            format!("{worker_path}/workers/g/w"),
+            no(),
+            vec!["queue:get-worker:proj-test/linux/g/w".to_owned()],
+        ),
+        (
+            put(),
+            format!("{worker_path}/workers/g/w"),
+            quarantine,
+            vec!["queue:quarantine-worker:proj-test/linux/g/w".to_owned()],
+        ),
+        (
+            put(),
+            format!("{worker_path}/g/w"),
+            expires,
+            vec!["queue:declare-worker:proj-test/linux/g/w#expires".to_owned()],
+        ),
+        (
+            post(),
+            format!("/task/{id}/priority"),
+            priority.clone(),
+            vec![format!("queue:change-task-priority:{id}")],
+        ),
+        (
+            post(),
+            format!("/task/{id}/priority"),
+            priority.clone(),
+            vec!["queue:change-task-priority-in-queue:proj-test/linux".to_owned()],
+        ),
+        (
+            post(),
+            format!("/task-group/{id}/priority"),
+            priority,
+            vec![format!("queue:change-task-group-priority:s/{id}")],
+        ),
+        (
+            post(),
+            format!("/task-group/{id}/seal"),
+            no(),
+            vec![format!("queue:seal-task-group:s/{id}")],
+        ),
+        (
+            post(),
+            format!("/task/{id}/runs/0/claim"),
+            name,
+            vec![
+                "queue:claim-task:proj-test/linux".to_owned(),
+                "queue:worker-id:g/w".to_owned(),
+            ],
+        ),
+        (
+            post(),
+            format!("/task-group/{id}/cancel"),
+            no(),
+            vec![format!("queue:cancel-task-group:s/{id}")],
+        ),
+    ];
+    let with_scopes = |scopes: &[String]| {
+        let root = taskcluster::Credentials::from(scene.queue.credentials());
+        let issued = root.create_named_temp_creds("somebody", Duration::from_secs(600), scopes);
+        caller.with(Some(issued.unwrap().into()))
+    };
+    let nobody = caller.with(None);
+    for (method, path, body, scopes) in cases {
+        let send = async |caller: &Caller| caller.send(method.clone(), &path, Some(body.clone())).await;
+        for left_out in 0..scopes.len() {
+            let mut fewer = scopes.clone();
+            fewer[left_out] = "something:else".to_owned();
+            let refused = send(&with_scopes(&fewer)).await;
+            assert_eq!(refused.refused(), (403, "InsufficientScopes"), "{method} {path}");
+            assert_eq!(send(&nobody).await.refused(), (403, "InsufficientScopes"));
+        }
+        let caller = if scopes.is_empty() {
+            nobody.clone()
+        } else {
+            with_scopes(&scopes)
+        };
+        assert_eq!(send(&caller).await.status, 200, "{method} {path}");
+    }
 }
