@@ -98,6 +98,8 @@ check "the official Python client against a running worker" tests/python/run.sh 
 # --- what is slow --------------------------------------------------------------------------------------------------
 if [ "$full" = yes ]; then
     check "licences, sources, duplicates (cargo deny)" tests/deny.sh "$target"
+    check "the embedded queue and its model, 300 cases" \
+        env TCW_TEST_SEEDS=300 cargo test -p tcw-host --test queue_model
     check "a plugin built by rustc 1.85 and by 1.96" tests/compilers.sh "$target"
     check "the templates for vendors, expanded by cargo-generate" tests/templates.sh "$target" --cargo-generate
     check "ABI evolution: shipped and shuffled libraries" tests/abi-history/run.sh "$target" --slow

@@ -58,4 +58,4 @@ cat <&3 >"$state/rest.log" &
 value() { python3 -c 'import json,sys; print(json.load(open(sys.argv[1]))[sys.argv[2]])' "$state/tcw/queue/credentials.json" "$1"; }
 TASKCLUSTER_ROOT_URL=$(value rootUrl) TASKCLUSTER_CLIENT_ID=$(value clientId) \
     TASKCLUSTER_ACCESS_TOKEN=$(value accessToken) TCW_TEST_POOL=local/native \
-    "$environment/bin/python" -m unittest -v tests/python/test_official_client.py
+    "$environment/bin/python" -m unittest -v tests/python/test_official_client.py tests/python/test_every_call.py

@@ -1,19 +1,20 @@
 //! The calls about artifacts. Their bytes are the business of [`super::storage`].
 
+use std::collections::BTreeSet;
+
 use axum::http::{HeaderValue, StatusCode, header};
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
 
-use super::core::{Core, now};
+use super::core::Core;
 use super::definition::parse_time;
 use super::error::ApiError;
+use super::page::{Page, continued};
 use super::record::{Millis, Task, iso};
 use super::schemas;
 use super::scopes::Need;
 use super::server::{Context, Outcome, json_response};
 use super::storage::{self, ObjectId};
-use super::store::ArtifactRow;
+use super::store_artifacts::ArtifactRow;
 use crate::queue::{RunId, RunState, TaskId};
 
 /// How long after an exception artifacts may still be created: what a worker saves when it is told to stop.
@@ -24,10 +25,6 @@ const CLOCK_TOLERANCE: Millis = 15 * 60 * 1000;
 const PUT_LIFE: Millis = 45 * 60 * 1000;
 /// How long a download URL works.
 const GET_LIFE: Millis = 30 * 60 * 1000;
-/// How many links may follow one another.
-const MOST_LINKS: usize = 10;
-/// The most artifacts on one page of a list.
-const PAGE: usize = 1000;
 
 pub(super) async fn create(
     context: Context,
@@ -39,6 +36,11 @@ pub(super) async fn create(
     let body = context.json()?;
     schemas::check(schemas::artifact(&body)?, &body, "artifact")?;
     let artifact = read_request(name, &body)?;
+    if artifact.storage == "object" {
+        return Err(ApiError::input(
+            "there is no object service behind the embedded queue; create the artifact with storageType s3",
+        ));
+    }
     let storage_type = artifact.storage.clone();
     let object = ObjectId {
         task: id.to_string(),
@@ -53,7 +55,7 @@ pub(super) async fn create(
     if storage_type != "s3" {
         return Ok(Outcome::Json(json!({ "storageType": storage_type })));
     }
-    let ends = now() + PUT_LIFE;
+    let ends = context.server.core.now() + PUT_LIFE;
     Ok(Outcome::Json(json!({
         "storageType": "s3",
         "putUrl": storage::signed_url(&context.server, &context.base_url, "PUT", &object, ends)?,
@@ -94,7 +96,7 @@ fn read_request(name: String, body: &Value) -> Result<ArtifactRow, ApiError> {
 }
 
 fn insert(core: &mut Core, id: &str, run: RunId, mut artifact: ArtifactRow) -> Result<ArtifactRow, ApiError> {
-    let now = now();
+    let now = core.now();
     let missing = || ApiError::input(format!("task {id} has no run {run} that was ever claimed"));
     let task = core.store.task(id)?.ok_or_else(missing)?;
     let known_run = task.run(run.0).map_err(|_| missing())?;
@@ -153,6 +155,26 @@ fn replace(existing: &ArtifactRow, new: &mut ArtifactRow) -> Result<(), ApiError
     Ok(())
 }
 
+/// Says that an upload to the object service is complete, which none ever is: there is no such service.
+pub(super) async fn finish(
+    context: Context,
+    id: TaskId,
+    run: RunId,
+    name: String,
+) -> Result<Outcome, ApiError> {
+    context.authorize(&Need::scope(format!("queue:create-artifact:{id}/{run}")))?;
+    schemas::check(&schemas::FINISH_ARTIFACT, &context.json()?, "body")?;
+    let found = context
+        .server
+        .core
+        .read(move |core| find(core, id.as_str(), Some(run), &name));
+    let (_, artifact) = found.await?;
+    Err(ApiError::input(format!(
+        "the artifact {:?} has storageType {}; only those of the object service are finished",
+        artifact.name, artifact.storage
+    )))
+}
+
 /// The run that is asked for: without a number, the last.
 fn resolve_run(task: &Task, run: Option<RunId>) -> Result<u32, ApiError> {
     match run {
@@ -190,7 +212,13 @@ async fn follow(
     name: String,
 ) -> Result<Content, ApiError> {
     let mut name = name;
-    for _ in 0..MOST_LINKS {
+    let mut seen = BTreeSet::new();
+    loop {
+        if !seen.insert(name.clone()) {
+            return Err(ApiError::input(format!(
+                "the links that begin at this artifact lead back to {name:?}"
+            )));
+        }
         // Each name on the way has to be one that the caller may read.
         context.authorize(&Need::scope(format!("queue:get-artifact:{name}")))?;
         let (task, wanted) = (id.clone(), name.clone());
@@ -199,7 +227,7 @@ async fn follow(
             .core
             .read(move |core| find(core, task.as_str(), run, &wanted))
             .await?;
-        if artifact.expires < now() {
+        if artifact.expires < context.server.core.now() {
             return Err(ApiError::expired(format!(
                 "the artifact {name:?} expired at {}",
                 iso(artifact.expires)
@@ -231,7 +259,7 @@ async fn follow(
                     &context.base_url,
                     "GET",
                     &object,
-                    now() + GET_LIFE,
+                    context.server.core.now() + GET_LIFE,
                 )?;
                 return Ok(Content::Url {
                     storage_type: artifact.storage,
@@ -240,9 +268,6 @@ async fn follow(
             }
         }
     }
-    Err(ApiError::not_found(format!(
-        "the artifact leads through more than {MOST_LINKS} links, perhaps in a circle"
-    )))
 }
 
 pub(super) async fn get(
@@ -323,28 +348,18 @@ pub(super) async fn info(
 
 pub(super) async fn list(context: Context, id: TaskId, run: Option<RunId>) -> Result<Outcome, ApiError> {
     context.authorize(&needs_to_list(&id, run))?;
-    let after = match &context.query.continuation {
-        None => String::new(),
-        Some(token) => URL_SAFE_NO_PAD
-            .decode(token)
-            .ok()
-            .and_then(|bytes| String::from_utf8(bytes).ok())
-            .ok_or_else(|| ApiError::arguments("the continuationToken is not one of ours"))?,
-    };
-    let limit = context.query.limit.unwrap_or(PAGE).clamp(1, PAGE);
-    // One more than wanted tells whether there is another page.
+    let page = Page::<1>::asked(&context.query)?;
+    let wanted = page.clone();
     let found = context.server.core.read(move |core| {
         let run = resolve_run(&core.task(id.as_str())?, run)?;
-        Ok(core.store.artifacts(id.as_str(), run, &after, limit + 1)?)
+        Ok(core
+            .store
+            .artifacts(id.as_str(), run, &wanted.after[0], wanted.look_for())?)
     });
     let mut found = found.await?;
-    let more = found.len() > limit;
-    found.truncate(limit);
-    let mut answer = json!({ "artifacts": found.iter().map(entry).collect::<Vec<_>>() });
-    if let Some(last) = found.last().filter(|_| more) {
-        answer["continuationToken"] = URL_SAFE_NO_PAD.encode(&last.name).into();
-    }
-    Ok(Outcome::Json(answer))
+    let token = page.cut(&mut found, |artifact| [artifact.name.clone()]);
+    let artifacts: Vec<Value> = found.iter().map(entry).collect();
+    Ok(Outcome::Json(continued(json!({ "artifacts": artifacts }), token)))
 }
 
 #[cfg(test)]

@@ -4,8 +4,9 @@
 //! SQLite is the truth. What is held in memory besides (who is next in line, what happens when) is an index over the
 //! tasks that have not ended, and is built anew from the database whenever a job fails halfway.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -13,9 +14,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::{Notify, oneshot};
 
 use super::error::ApiError;
-use super::record::{Millis, Task};
+use super::index::Index;
+use super::record::{Millis, ReasonCreated, Task};
 use super::store::Store;
-use crate::queue::{Priority, TaskState};
+use crate::queue::{Requires, TaskState};
 
 /// The longest sleep: a clock that is set forward is noticed within it.
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
@@ -29,6 +31,18 @@ pub(super) fn now() -> Millis {
     Millis::try_from(since.as_millis()).unwrap_or(Millis::MAX)
 }
 
+/// The queue's own time: deadlines, claims and expiry go by it. It is the machine's, unless a test has moved it on.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Clock {
+    ahead: Arc<AtomicI64>,
+}
+
+impl Clock {
+    pub(super) fn now(&self) -> Millis {
+        now().saturating_add(self.ahead.load(Ordering::Acquire))
+    }
+}
+
 type Job = Box<dyn FnOnce(&mut Core) + Send>;
 
 /// The way to the thread.
@@ -36,17 +50,20 @@ pub(super) struct CoreHandle {
     sender: Mutex<Option<mpsc::Sender<Job>>>,
     thread: Mutex<Option<JoinHandle<()>>>,
     wakers: Arc<Wakers>,
+    clock: Clock,
 }
 
 impl CoreHandle {
     /// Reads what is active from the database and starts the thread.
     pub(super) fn start(store: Store) -> Result<Self, rusqlite::Error> {
         let wakers = Arc::new(Wakers::default());
+        let clock = Clock::default();
         let mut core = Core {
             position: store.last_position()?,
             store,
             index: Index::default(),
             wakers: Arc::clone(&wakers),
+            clock: clock.clone(),
         };
         core.rebuild()?;
         let (sender, receiver) = mpsc::channel::<Job>();
@@ -58,7 +75,20 @@ impl CoreHandle {
             sender: Mutex::new(Some(sender)),
             thread: Mutex::new(Some(thread)),
             wakers,
+            clock,
         })
+    }
+
+    /// The queue's time.
+    pub(super) fn now(&self) -> Millis {
+        self.clock.now()
+    }
+
+    /// Moves the queue's time on; answers when what is due by then has happened.
+    pub(super) async fn advance(&self, by: Duration) -> Result<(), ApiError> {
+        let by = Millis::try_from(by.as_millis()).unwrap_or(Millis::MAX);
+        self.clock.ahead.fetch_add(by, Ordering::AcqRel);
+        self.read(|_| Ok(())).await
     }
 
     /// What wakes those who wait for a task of this pool.
@@ -160,80 +190,20 @@ impl Wakers {
     }
 }
 
-/// A place in line: the more urgent first, then the earlier.
-type Place = (std::cmp::Reverse<Priority>, i64);
-
-/// What is known by heart about the tasks that have not ended.
-#[derive(Default)]
-struct Index {
-    entries: HashMap<String, Entry>,
-    pending: HashMap<String, BTreeMap<Place, String>>,
-    timers: BTreeSet<(Millis, String)>,
-}
-
-struct Entry {
-    pool: String,
-    place: Option<Place>,
-    timer: Option<Millis>,
-}
-
-impl Index {
-    /// Lets a task go that has ended, or that is no more.
-    fn remove(&mut self, id: &str) {
-        let Some(entry) = self.entries.remove(id) else {
-            return;
-        };
-        if let Some(place) = entry.place
-            && let Some(line) = self.pending.get_mut(&entry.pool)
-        {
-            line.remove(&place);
-        }
-        if let Some(timer) = entry.timer {
-            self.timers.remove(&(timer, id.to_owned()));
-        }
-    }
-
-    /// Takes a task as it now is.
-    fn set(&mut self, task: &Task) {
-        self.remove(&task.id);
-        let timer = task.next_event();
-        let place =
-            (task.state() == TaskState::Pending).then_some((std::cmp::Reverse(task.priority), task.position));
-        if let Some(time) = timer {
-            self.timers.insert((time, task.id.clone()));
-        }
-        if let Some(place) = place {
-            self.pending
-                .entry(task.pool.clone())
-                .or_default()
-                .insert(place, task.id.clone());
-        }
-        if timer.is_some() {
-            self.entries.insert(
-                task.id.clone(),
-                Entry {
-                    pool: task.pool.clone(),
-                    place,
-                    timer,
-                },
-            );
-        }
-    }
-}
-
 /// The state, as the jobs see it.
 pub(super) struct Core {
     pub(super) store: Store,
-    index: Index,
+    pub(super) index: Index,
     position: i64,
     wakers: Arc<Wakers>,
+    clock: Clock,
 }
 
 impl Core {
     fn run(mut self, jobs: &mpsc::Receiver<Job>) {
         loop {
-            let wait = self.index.timers.first().map_or(LONGEST_WAIT, |(time, _)| {
-                let left = u64::try_from(time.saturating_sub(now())).unwrap_or(0);
+            let wait = self.index.next_timer().map_or(LONGEST_WAIT, |(time, _)| {
+                let left = u64::try_from(time.saturating_sub(self.now())).unwrap_or(0);
                 Duration::from_millis(left).min(LONGEST_WAIT)
             });
             match jobs.recv_timeout(wait) {
@@ -284,8 +254,8 @@ impl Core {
 
     /// Lets what is due happen.
     fn elapse(&mut self) {
-        while let Some((time, id)) = self.index.timers.first().cloned() {
-            let now = now();
+        while let Some((time, id)) = self.index.next_timer().cloned() {
+            let now = self.now();
             if time > now {
                 return;
             }
@@ -306,23 +276,16 @@ impl Core {
                     error = error.message,
                     "time passed for a task, but that could not be written"
                 );
-                self.postpone(&id, error.status.is_server_error().then_some(now + RETRY_TIMER));
+                // A full disk must not keep this thread busy.
+                let later = error.status.is_server_error().then_some(now + RETRY_TIMER);
+                self.index.postpone(&id, later);
             }
         }
     }
 
-    /// Lets a task's timer pass: until later, so that a full disk does not keep this thread busy, or for good if the task
-    /// is no more.
-    fn postpone(&mut self, id: &str, later: Option<Millis>) {
-        let Some(later) = later else {
-            return self.index.remove(id);
-        };
-        if let Some(entry) = self.index.entries.get_mut(id) {
-            if let Some(timer) = entry.timer.replace(later) {
-                self.index.timers.remove(&(timer, id.to_owned()));
-            }
-            self.index.timers.insert((later, id.to_owned()));
-        }
+    /// The queue's time.
+    pub(super) fn now(&self) -> Millis {
+        self.clock.now()
     }
 
     /// The task, or 404.
@@ -337,7 +300,7 @@ impl Core {
         &mut self,
         task: &mut Task,
         definition: &str,
-        dependencies: &[String],
+        dependencies: &[(String, bool)],
     ) -> Result<(), ApiError> {
         self.line_up(task);
         self.store.insert_task(task, definition, dependencies)?;
@@ -348,12 +311,7 @@ impl Core {
 
     /// Writes a task that has changed, and lets go whoever waited for that.
     pub(super) fn changed(&mut self, task: &mut Task) -> Result<(), ApiError> {
-        let was_in_line = self
-            .index
-            .entries
-            .get(&task.id)
-            .is_some_and(|entry| entry.place.is_some());
-        if !was_in_line {
+        if !self.index.is_in_line(&task.id) {
             self.line_up(task);
         }
         self.write(task)?;
@@ -384,52 +342,34 @@ impl Core {
         }
     }
 
-    fn release_dependents(&mut self, task: &Task) -> Result<(), ApiError> {
-        for id in self.store.dependents(&task.id)? {
+    /// Lets those go that waited for nothing but this task, which has ended.
+    pub(super) fn release_dependents(&mut self, task: &Task) -> Result<(), ApiError> {
+        for id in self.store.waiting_dependents(&task.id)? {
             let Some(mut dependent) = self.store.task(&id)? else {
                 continue;
             };
-            if dependent.state() == TaskState::Unscheduled && self.is_released(&dependent)? {
-                dependent.schedule(super::record::ReasonCreated::Scheduled, now());
+            if !satisfies(task, dependent.requires) {
+                continue;
+            }
+            self.store.satisfy(&task.id, &id)?;
+            if dependent.state() == TaskState::Unscheduled && !self.store.is_blocked(&id)? {
+                dependent.schedule(ReasonCreated::Scheduled, self.now());
                 self.changed(&mut dependent)?;
             }
         }
         Ok(())
     }
 
-    /// Whether all that a task depends on has become what it has to.
-    fn is_released(&self, task: &Task) -> Result<bool, ApiError> {
-        let required = self.store.dependencies(&task.id)?;
-        self.are_released(&required, task.requires)
-    }
-
-    pub(super) fn are_released(
-        &self,
-        required: &[String],
-        requires: crate::queue::Requires,
-    ) -> Result<bool, ApiError> {
-        for id in required {
-            let Some(state) = self.store.task(id)?.map(|task| task.state()) else {
-                return Ok(false);
-            };
-            let satisfied = match requires {
-                crate::queue::Requires::AllCompleted => state == TaskState::Completed,
-                crate::queue::Requires::AllResolved => state.is_resolved(),
-            };
-            if !satisfied {
-                return Ok(false);
-            }
-        }
-        Ok(true)
-    }
-
     /// The next in line of a pool.
     pub(super) fn next_pending(&self, pool: &str) -> Option<String> {
-        self.index.pending.get(pool)?.values().next().cloned()
+        self.index.next_in_line(pool)
     }
+}
 
-    /// How many tasks of a pool are pending.
-    pub(super) fn count_pending(&self, pool: &str) -> usize {
-        self.index.pending.get(pool).map_or(0, BTreeMap::len)
+/// Whether a task is what one that depends on it needs it to be.
+pub(super) fn satisfies(task: &Task, requires: Requires) -> bool {
+    match requires {
+        Requires::AllCompleted => task.state() == TaskState::Completed,
+        Requires::AllResolved => task.state().is_resolved(),
     }
 }

@@ -3,7 +3,8 @@
 //!
 //! Requests come in at [`server`], which finds out which call they are ([`route`]) and who makes them ([`auth`],
 //! [`scopes`]). [`tasks`], [`claims`] and [`artifacts`] carry the calls out, on state that one thread owns ([`core`],
-//! [`store`]) and by rules that stand in [`record`] and [`definition`]. [`storage`] holds artifacts' bytes.
+//! [`store`], [`index`]) and by rules that stand in [`record`] and [`definition`]; so do [`groups`], [`workers`] and
+//! [`counts`]. [`storage`] holds artifacts' bytes, [`housekeeping`] deletes what has expired.
 //!
 //! It differs from the real queue where that is better on one machine: a claim wakes at once, dependents start and
 //! deadlines pass at once, and a payload that does not fit its worker type is refused when the task is created.
@@ -12,9 +13,15 @@ mod artifacts;
 mod auth;
 mod claims;
 mod core;
+mod counts;
 mod definition;
 mod error;
+pub mod fault;
 mod files;
+mod groups;
+mod housekeeping;
+mod index;
+mod page;
 mod record;
 mod route;
 mod schemas;
@@ -22,7 +29,12 @@ mod scopes;
 mod server;
 mod storage;
 mod store;
+mod store_artifacts;
+mod store_expiry;
+mod store_groups;
+mod store_workers;
 mod tasks;
+mod workers;
 
 use std::collections::HashMap;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -46,10 +58,6 @@ use super::{Credentials, WorkerPoolId};
 
 pub use self::error::{PayloadSchemaError, StartError};
 
-/// How often what has expired is deleted.
-const HOUSEKEEPING: Duration = Duration::from_secs(3600);
-/// How long an expired artifact is still listed, so that it is answered with "expired" rather than "never existed".
-const EXPIRED_ARTIFACT_KEPT: i64 = 24 * 3600 * 1000;
 /// How long connections may take to end their last answer when the server stops.
 const STOP_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -136,7 +144,7 @@ impl EmbeddedQueue {
             released: watch::Sender::new(()),
         });
         let serving = tokio::spawn(serve(listener, Arc::clone(&server)));
-        let housekeeping = tokio::spawn(keep_house(Arc::clone(&server)));
+        let housekeeping = tokio::spawn(housekeeping::keep_house(Arc::clone(&server)));
         tracing::info!(root_url, "the embedded queue is running");
         Ok(Self {
             server,
@@ -255,26 +263,5 @@ async fn serve(listener: TcpListener, server: Arc<Server>) {
     };
     if let Err(error) = axum::serve(listener, app).with_graceful_shutdown(stopped).await {
         tracing::error!(%error, "the embedded queue stopped serving");
-    }
-}
-
-/// Deletes what has expired, now and then.
-async fn keep_house(server: Arc<Server>) {
-    loop {
-        let now = core::now();
-        let forgotten = server
-            .core
-            .write(move |core| Ok(core.store.forget(now, now - EXPIRED_ARTIFACT_KEPT)?))
-            .await;
-        if let Ok(objects) = forgotten
-            && !objects.is_empty()
-        {
-            let server = Arc::clone(&server);
-            let deleted = tokio::task::spawn_blocking(move || server.storage.delete(&objects)).await;
-            if let Err(error) = deleted {
-                tracing::error!(%error, "expired artifacts were not deleted");
-            }
-        }
-        tokio::time::sleep(HOUSEKEEPING).await;
     }
 }

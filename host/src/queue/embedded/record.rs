@@ -306,6 +306,19 @@ impl Task {
         Ok(())
     }
 
+    /// Changes how urgent it is, unless it has ended. Whoever works on it already goes on as before.
+    pub(super) fn change_priority(&mut self, priority: Priority, now: Millis) -> Result<(), ApiError> {
+        self.not_past_deadline(now)?;
+        if self.state().is_resolved() {
+            return Err(ApiError::conflict(format!(
+                "task {} has ended, so that its priority cannot be changed",
+                self.id
+            )));
+        }
+        self.priority = priority;
+        Ok(())
+    }
+
     /// What time alone does: a passed deadline ends the task, a passed claim ends the run. Answers whether it changed.
     pub(super) fn elapse(&mut self, now: Millis) -> bool {
         if self.state().is_resolved() {

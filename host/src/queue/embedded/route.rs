@@ -4,6 +4,7 @@ use axum::http::Method;
 use percent_encoding::percent_decode_str;
 
 use super::error::ApiError;
+use super::store_workers::WorkerName;
 use crate::queue::{RunId, TaskId, WorkerPoolId};
 
 /// Where the API begins.
@@ -31,7 +32,32 @@ pub(super) enum Route {
     ArtifactContent(TaskId, Option<RunId>, String),
     ArtifactInfo(TaskId, Option<RunId>, String),
     ListArtifacts(TaskId, Option<RunId>),
+    FinishArtifact(TaskId, RunId, String),
+    ClaimTask(TaskId, RunId),
+    ChangeTaskPriority(TaskId),
+    ListDependentTasks(TaskId),
+    ListTaskGroup(TaskId),
+    GetTaskGroup(TaskId),
+    CancelTaskGroup(TaskId),
+    SealTaskGroup(TaskId),
+    ChangeTaskGroupPriority(TaskId),
     PendingTasks(WorkerPoolId),
+    TaskQueueCounts(WorkerPoolId),
+    ListPendingTasks(WorkerPoolId),
+    ListClaimedTasks(WorkerPoolId),
+    ListTaskQueues,
+    GetTaskQueue(WorkerPoolId),
+    ListProvisioners,
+    GetProvisioner(String),
+    ListWorkerTypes(String),
+    GetWorkerType(WorkerPoolId),
+    ListWorkers(WorkerPoolId),
+    GetWorker(WorkerName),
+    QuarantineWorker(WorkerName),
+    DeclareWorker(WorkerName),
+    Heartbeat,
+    LoadBalancerHeartbeat,
+    Version,
 }
 
 impl Route {
@@ -49,17 +75,29 @@ impl Route {
         let put = *method == Method::PUT;
         Ok(match parts.as_slice() {
             ["ping"] if get => Self::Ping,
+            ["__heartbeat__"] if get => Self::Heartbeat,
+            ["__lbheartbeat__"] if get => Self::LoadBalancerHeartbeat,
+            ["__version__"] if get => Self::Version,
             ["tasks"] if post => Self::Tasks,
             ["tasks", "status"] if post => Self::Statuses,
             // The slash within a pool's name is encoded by today's clients and was not by earlier ones.
             ["claim-work", pool @ ..] if post => Self::ClaimWork(parse_pool(pool)?),
             ["pending", pool @ ..] if get => Self::PendingTasks(parse_pool(pool)?),
+            ["task-queues"] if get => Self::ListTaskQueues,
+            ["task-queues", pool @ .., "counts"] if get => Self::TaskQueueCounts(parse_pool(pool)?),
+            ["task-queues", pool @ .., "pending"] if get => Self::ListPendingTasks(parse_pool(pool)?),
+            ["task-queues", pool @ .., "claimed"] if get => Self::ListClaimedTasks(parse_pool(pool)?),
+            ["task-queues", pool @ ..] if get => Self::GetTaskQueue(parse_pool(pool)?),
+            ["provisioners", rest @ ..] => Self::of_provisioner(rest, get, put, unknown)?,
+            ["task-group", group, rest @ ..] => Self::of_group(group, rest, get, post, unknown)?,
             ["task", id] if put => Self::CreateTask(parse_task(id)?),
             ["task", id] if get => Self::Task(parse_task(id)?),
             ["task", id, "status"] if get => Self::Status(parse_task(id)?),
             ["task", id, "schedule"] if post => Self::ScheduleTask(parse_task(id)?),
             ["task", id, "rerun"] if post => Self::RerunTask(parse_task(id)?),
             ["task", id, "cancel"] if post => Self::CancelTask(parse_task(id)?),
+            ["task", id, "priority"] if post => Self::ChangeTaskPriority(parse_task(id)?),
+            ["task", id, "dependents"] if get => Self::ListDependentTasks(parse_task(id)?),
             ["task", id, "artifacts"] if get => Self::ListArtifacts(parse_task(id)?, None),
             ["task", id, "artifacts", name @ ..] if get => {
                 Self::GetArtifact(parse_task(id)?, None, parse_name(name)?)
@@ -71,7 +109,7 @@ impl Route {
                 Self::ArtifactInfo(parse_task(id)?, None, parse_name(name)?)
             }
             ["task", id, "runs", run, rest @ ..] => {
-                Self::of_run(parse_task(id)?, run, rest, get, post, unknown)?
+                Self::of_run(parse_task(id)?, run, rest, method, unknown)?
             }
             _ => return Err(unknown()),
         })
@@ -81,12 +119,15 @@ impl Route {
         task: TaskId,
         run: &str,
         rest: &[&str],
-        get: bool,
-        post: bool,
+        method: &Method,
         unknown: impl Fn() -> ApiError,
     ) -> Result<Self, ApiError> {
         let run = || parse_run(run);
+        let get = *method == Method::GET || *method == Method::HEAD;
+        let (post, put) = (*method == Method::POST, *method == Method::PUT);
         Ok(match rest {
+            ["claim"] if post => Self::ClaimTask(task, run()?),
+            ["artifacts", name @ ..] if put => Self::FinishArtifact(task, run()?, parse_name(name)?),
             ["reclaim"] if post => Self::ReclaimTask(task, run()?),
             ["completed"] if post => Self::ReportCompleted(task, run()?),
             ["failed"] if post => Self::ReportFailed(task, run()?),
@@ -98,6 +139,51 @@ impl Route {
                 Self::ArtifactContent(task, Some(run()?), parse_name(name)?)
             }
             ["artifact-info", name @ ..] if get => Self::ArtifactInfo(task, Some(run()?), parse_name(name)?),
+            _ => return Err(unknown()),
+        })
+    }
+
+    fn of_group(
+        group: &str,
+        rest: &[&str],
+        get: bool,
+        post: bool,
+        unknown: impl Fn() -> ApiError,
+    ) -> Result<Self, ApiError> {
+        let group = || parse_task(group);
+        Ok(match rest {
+            [] if get => Self::GetTaskGroup(group()?),
+            ["list"] if get => Self::ListTaskGroup(group()?),
+            ["cancel"] if post => Self::CancelTaskGroup(group()?),
+            ["seal"] if post => Self::SealTaskGroup(group()?),
+            ["priority"] if post => Self::ChangeTaskGroupPriority(group()?),
+            _ => return Err(unknown()),
+        })
+    }
+
+    fn of_provisioner(
+        rest: &[&str],
+        get: bool,
+        put: bool,
+        unknown: impl Fn() -> ApiError,
+    ) -> Result<Self, ApiError> {
+        let pool = |provisioner: &str, worker_type: &str| parse_pool(&[provisioner, worker_type]);
+        let worker = |provisioner: &str, worker_type: &str, group: &str, id: &str| {
+            Ok::<_, ApiError>(WorkerName {
+                pool: pool(provisioner, worker_type)?.to_string(),
+                group: parse_identifier(group, "worker group")?,
+                id: parse_identifier(id, "worker id")?,
+            })
+        };
+        Ok(match rest {
+            [] if get => Self::ListProvisioners,
+            [p] if get => Self::GetProvisioner(parse_identifier(p, "provisioner")?),
+            [p, "worker-types"] if get => Self::ListWorkerTypes(parse_identifier(p, "provisioner")?),
+            [p, "worker-types", w] if get => Self::GetWorkerType(pool(p, w)?),
+            [p, "worker-types", w, "workers"] if get => Self::ListWorkers(pool(p, w)?),
+            [p, "worker-types", w, "workers", g, id] if get => Self::GetWorker(worker(p, w, g, id)?),
+            [p, "worker-types", w, "workers", g, id] if put => Self::QuarantineWorker(worker(p, w, g, id)?),
+            [p, "worker-types", w, g, id] if put => Self::DeclareWorker(worker(p, w, g, id)?),
             _ => return Err(unknown()),
         })
     }
@@ -128,13 +214,51 @@ impl Route {
             Self::ArtifactInfo(_, None, _) => "latestArtifactInfo",
             Self::ListArtifacts(_, Some(_)) => "listArtifacts",
             Self::ListArtifacts(_, None) => "listLatestArtifacts",
+            Self::FinishArtifact(..) => "finishArtifact",
+            Self::ClaimTask(..) => "claimTask",
+            Self::ChangeTaskPriority(_) => "changeTaskPriority",
+            Self::ListDependentTasks(_) => "listDependentTasks",
+            Self::ListTaskGroup(_) => "listTaskGroup",
+            Self::GetTaskGroup(_) => "getTaskGroup",
+            Self::CancelTaskGroup(_) => "cancelTaskGroup",
+            Self::SealTaskGroup(_) => "sealTaskGroup",
+            Self::ChangeTaskGroupPriority(_) => "changeTaskGroupPriority",
             Self::PendingTasks(_) => "pendingTasks",
+            Self::TaskQueueCounts(_) => "taskQueueCounts",
+            Self::ListPendingTasks(_) => "listPendingTasks",
+            Self::ListClaimedTasks(_) => "listClaimedTasks",
+            Self::ListTaskQueues => "listTaskQueues",
+            Self::GetTaskQueue(_) => "getTaskQueue",
+            Self::ListProvisioners => "listProvisioners",
+            Self::GetProvisioner(_) => "getProvisioner",
+            Self::ListWorkerTypes(_) => "listWorkerTypes",
+            Self::GetWorkerType(_) => "getWorkerType",
+            Self::ListWorkers(_) => "listWorkers",
+            Self::GetWorker(_) => "getWorker",
+            Self::QuarantineWorker(_) => "quarantineWorker",
+            Self::DeclareWorker(_) => "declareWorker",
+            Self::Heartbeat => "heartbeat",
+            Self::LoadBalancerHeartbeat => "lbheartbeat",
+            Self::Version => "version",
         }
     }
 
     /// Whether its answer comes in pages.
     pub(super) fn is_paged(&self) -> bool {
-        matches!(self, Self::Tasks | Self::Statuses | Self::ListArtifacts(..))
+        matches!(
+            self,
+            Self::Tasks
+                | Self::Statuses
+                | Self::ListArtifacts(..)
+                | Self::ListDependentTasks(_)
+                | Self::ListTaskGroup(_)
+                | Self::ListPendingTasks(_)
+                | Self::ListClaimedTasks(_)
+                | Self::ListTaskQueues
+                | Self::ListProvisioners
+                | Self::ListWorkerTypes(_)
+                | Self::ListWorkers(_)
+        )
     }
 }
 
@@ -167,6 +291,18 @@ fn parse_pool(parts: &[&str]) -> Result<WorkerPoolId, ApiError> {
         .map_err(|error| ApiError::arguments(format!("in the path, {error}")))
 }
 
+fn parse_identifier(text: &str, what: &str) -> Result<String, ApiError> {
+    let text = decode(text)?;
+    let fits = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
+    if (1..=38).contains(&text.len()) && text.bytes().all(fits) {
+        Ok(text)
+    } else {
+        Err(ApiError::arguments(format!(
+            "in the path, {text:?} is not a {what}: 1 to 38 letters, digits, - and _"
+        )))
+    }
+}
+
 fn parse_name(parts: &[&str]) -> Result<String, ApiError> {
     let name = decode(&parts.join("/"))?;
     if name.is_empty() || name.len() > 1024 || !name.bytes().all(|b| (0x20..=0x7e).contains(&b)) {
@@ -182,6 +318,8 @@ fn parse_name(parts: &[&str]) -> Result<String, ApiError> {
 pub(super) struct Query {
     pub(super) continuation: Option<String>,
     pub(super) limit: Option<usize>,
+    /// Whether workers in quarantine are wanted, or those that are not.
+    pub(super) quarantined: Option<bool>,
 }
 
 impl Query {
@@ -199,6 +337,11 @@ impl Query {
                     let limit = limit
                         .ok_or_else(|| ApiError::arguments(format!("the limit {value:?} is not a number")))?;
                     parsed.limit = Some(limit);
+                }
+                "quarantined" if matches!(route, Route::ListWorkers(_)) => {
+                    parsed.quarantined = Some(value.parse().map_err(|_| {
+                        ApiError::arguments(format!("quarantined is {value:?}; it is true or false"))
+                    })?);
                 }
                 _ => {
                     let call = route.name();
@@ -274,6 +417,7 @@ mod tests {
         let query = Query {
             continuation: Some("a b".to_owned()),
             limit: Some(5),
+            ..Query::default()
         };
         assert_eq!(
             Query::parse("limit=5&continuationToken=a+b&bewit=x", &list),

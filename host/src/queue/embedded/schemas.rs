@@ -10,6 +10,15 @@ use serde_json::{Value, json};
 use super::error::ApiError;
 
 const SLUG: &str = "^[A-Za-z0-9_-]{8}[Q-T][A-Za-z0-9_-][CGKOSWaeimquy26-][A-Za-z0-9_-]{10}[AQgw]$";
+const PRIORITIES: [&str; 7] = [
+    "highest",
+    "very-high",
+    "high",
+    "medium",
+    "low",
+    "very-low",
+    "lowest",
+];
 /// The most violations that one refusal lists.
 const MOST_LISTED: usize = 50;
 
@@ -35,7 +44,7 @@ pub(super) static TASK: LazyLock<Validator> = LazyLock::new(|| {
                 "type": "array", "maxItems": 64, "uniqueItems": true,
                 "items": { "type": "string", "minLength": 1, "maxLength": 249 },
             },
-            "priority": { "enum": ["highest", "very-high", "high", "medium", "low", "very-low", "lowest"] },
+            "priority": { "enum": PRIORITIES },
             "retries": { "type": "integer", "minimum": 0, "maximum": 49 },
             "created": time,
             "deadline": time,
@@ -74,6 +83,60 @@ pub(super) static CLAIM_WORK: LazyLock<Validator> = LazyLock::new(|| {
     }))
 });
 
+/// The body of claimTask.
+pub(super) static CLAIM_TASK: LazyLock<Validator> = LazyLock::new(|| {
+    let name = json!({ "type": "string", "pattern": "^[a-zA-Z0-9-_]{1,38}$" });
+    compile(&json!({
+        "type": "object",
+        "additionalProperties": false,
+        "required": ["workerGroup", "workerId"],
+        "properties": { "workerGroup": name, "workerId": name },
+    }))
+});
+
+/// The body of the calls that change a priority.
+pub(super) static PRIORITY: LazyLock<Validator> = LazyLock::new(|| {
+    compile(&json!({
+        "type": "object",
+        "additionalProperties": false,
+        "required": ["newPriority"],
+        "properties": { "newPriority": { "enum": PRIORITIES } },
+    }))
+});
+
+/// The body of quarantineWorker.
+pub(super) static QUARANTINE: LazyLock<Validator> = LazyLock::new(|| {
+    compile(&json!({
+        "type": "object",
+        "additionalProperties": false,
+        "required": ["quarantineUntil"],
+        "properties": {
+            "quarantineUntil": { "type": "string", "format": "date-time" },
+            "quarantineInfo": { "type": "string", "maxLength": 4000 },
+        },
+    }))
+});
+
+/// The body of declareWorker.
+pub(super) static DECLARE_WORKER: LazyLock<Validator> = LazyLock::new(|| {
+    compile(&json!({
+        "type": "object",
+        "additionalProperties": false,
+        "required": ["expires"],
+        "properties": { "expires": { "type": "string", "format": "date-time" } },
+    }))
+});
+
+/// The body of finishArtifact.
+pub(super) static FINISH_ARTIFACT: LazyLock<Validator> = LazyLock::new(|| {
+    compile(&json!({
+        "type": "object",
+        "additionalProperties": false,
+        "required": ["uploadId"],
+        "properties": { "uploadId": { "type": "string", "pattern": SLUG } },
+    }))
+});
+
 /// The body of reportException.
 pub(super) static EXCEPTION: LazyLock<Validator> = LazyLock::new(|| {
     compile(&json!({
@@ -105,14 +168,15 @@ static ARTIFACT: LazyLock<HashMap<&'static str, Validator>> = LazyLock::new(|| {
             "type": "object", "additionalProperties": false, "required": required, "properties": properties,
         }))
     };
+    let with_content = || {
+        object(
+            json!(["storageType", "expires", "contentType"]),
+            json!({ "contentType": content_type, "contentLength": { "type": "integer", "minimum": 0 } }),
+        )
+    };
     HashMap::from([
-        (
-            "s3",
-            object(
-                json!(["storageType", "expires", "contentType"]),
-                json!({ "contentType": content_type, "contentLength": { "type": "integer", "minimum": 0 } }),
-            ),
-        ),
+        ("s3", with_content()),
+        ("object", with_content()),
         (
             "reference",
             object(
@@ -150,11 +214,7 @@ pub(super) fn artifact(body: &Value) -> Result<&'static Validator, ApiError> {
         .and_then(Value::as_str)
         .unwrap_or_default();
     ARTIFACT.get(storage).ok_or_else(|| {
-        let message = match storage {
-            "object" => "the embedded queue has no object service; create the artifact with storageType s3",
-            _ => "/storageType has to be one of s3, reference, link and error",
-        };
-        ApiError::validation(message)
+        ApiError::validation("/storageType has to be one of s3, object, reference, link and error")
     })
 }
 
@@ -237,11 +297,6 @@ mod tests {
         assert_eq!(check(artifact(&link).unwrap(), &link, "body"), Ok(()));
         let bad = json!({ "storageType": "s3", "artifact": "a", "expires": "today" });
         assert!(check(artifact(&bad).unwrap(), &bad, "body").is_err());
-        assert!(
-            artifact(&json!({ "storageType": "object" }))
-                .unwrap_err()
-                .message
-                .contains("no object service")
-        );
+        assert!(artifact(&json!({ "storageType": "azure" })).is_err());
     }
 }

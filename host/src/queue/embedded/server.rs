@@ -18,7 +18,7 @@ use super::error::ApiError;
 use super::route::{API, Query, Route};
 use super::scopes::Need;
 use super::storage::Storage;
-use super::{artifacts, claims, tasks};
+use super::{artifacts, claims, counts, groups, tasks, workers};
 
 /// The most bytes that a call's body may have.
 const LARGEST_BODY: usize = 10 * 1024 * 1024;
@@ -62,6 +62,14 @@ impl Context {
     /// Refuses a caller that lacks what the call needs, or whose credentials are wrong.
     pub(super) fn authorize(&self, need: &Need) -> Result<(), ApiError> {
         self.caller.as_ref().map_err(Clone::clone)?.authorize(need)
+    }
+
+    /// The client that calls; empty for nobody.
+    pub(super) fn client_id(&self) -> String {
+        let caller = self.caller.as_ref().ok();
+        caller
+            .and_then(|caller| caller.client_id.clone())
+            .unwrap_or_default()
     }
 
     /// The body as JSON.
@@ -165,7 +173,36 @@ async fn dispatch(context: Context, route: Route) -> Result<Outcome, ApiError> {
         Route::ScheduleTask(task) => tasks::change(context, task, tasks::Change::Schedule).await,
         Route::RerunTask(task) => tasks::change(context, task, tasks::Change::Rerun).await,
         Route::CancelTask(task) => tasks::change(context, task, tasks::Change::Cancel).await,
-        Route::PendingTasks(pool) => tasks::pending(context, pool).await,
+        Route::ChangeTaskPriority(task) => tasks::change_priority(context, task).await,
+        Route::ListDependentTasks(task) => tasks::dependents(context, task).await,
+        Route::ListTaskGroup(group) => groups::list(context, group).await,
+        Route::GetTaskGroup(group) => groups::get(context, group).await,
+        Route::CancelTaskGroup(group) => groups::cancel(context, group).await,
+        Route::SealTaskGroup(group) => groups::seal(context, group).await,
+        Route::ChangeTaskGroupPriority(group) => groups::change_priority(context, group).await,
+        Route::PendingTasks(pool) => counts::pending(context, pool).await,
+        Route::TaskQueueCounts(pool) => counts::both(context, pool).await,
+        Route::ListPendingTasks(pool) => counts::list_pending(context, pool).await,
+        Route::ListClaimedTasks(pool) => counts::list_claimed(context, pool).await,
+        Route::ListTaskQueues => workers::list_queues(context).await,
+        Route::GetTaskQueue(pool) => workers::get_queue(context, pool).await,
+        Route::ListProvisioners => workers::list_provisioners(context).await,
+        Route::GetProvisioner(provisioner) => workers::get_provisioner(context, provisioner).await,
+        Route::ListWorkerTypes(provisioner) => workers::list_worker_types(context, provisioner).await,
+        Route::GetWorkerType(pool) => workers::get_worker_type(context, pool).await,
+        Route::ListWorkers(pool) => workers::list_workers(context, pool).await,
+        Route::GetWorker(worker) => workers::get_worker(context, worker).await,
+        Route::QuarantineWorker(worker) => workers::quarantine(context, worker).await,
+        Route::DeclareWorker(worker) => workers::declare(context, worker).await,
+        Route::Heartbeat | Route::LoadBalancerHeartbeat => Ok(Outcome::Json(json!({}))),
+        Route::Version => Ok(Outcome::Json(json!({
+            "source": "tcw embedded queue",
+            "version": env!("CARGO_PKG_VERSION"),
+            "commit": "",
+            "build": "",
+        }))),
+        Route::ClaimTask(task, run) => claims::claim_task(context, task, run).await,
+        Route::FinishArtifact(task, run, name) => artifacts::finish(context, task, run, name).await,
         Route::ClaimWork(pool) => claims::claim_work(context, pool).await,
         Route::ReclaimTask(task, run) => claims::reclaim(context, task, run).await,
         Route::ReportCompleted(task, run) => claims::report(context, task, run, Some(Completed)).await,

@@ -18,11 +18,10 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_perc
 use tokio::io::{AsyncReadExt as _, AsyncSeekExt as _, AsyncWriteExt as _};
 use tokio_util::io::ReaderStream;
 
-use super::core::now;
 use super::error::ApiError;
 use super::record::Millis;
 use super::server::{Server, is_head};
-use super::store::ObjectRow;
+use super::store_artifacts::ObjectRow;
 
 /// What storage URLs begin with.
 pub(super) const PREFIX: &str = "/storage/";
@@ -123,6 +122,7 @@ impl Storage {
         for object in objects {
             self.used.fetch_sub(object.length, Ordering::AcqRel);
             let path = self.file(&object.file);
+            super::fault::point("object forgotten");
             if let Err(error) = std::fs::remove_file(&path) {
                 tracing::warn!(path = %path.display(), %error, "an artifact's file could not be deleted");
             }
@@ -224,13 +224,14 @@ async fn put(server: &Arc<Server>, object: ObjectId, request: Request) -> Result
     };
     let target = server.storage.file(&file);
     incoming.receive(body, length, &target).await?;
+    super::fault::point("upload stored");
 
     let row = ObjectRow {
         file,
         content_type,
         content_encoding,
         length,
-        stored: now(),
+        stored: server.core.now(),
     };
     let written = row.clone();
     let replaced = server.core.write(move |core| {

@@ -9,13 +9,14 @@ use std::path::{Path, PathBuf};
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
 use super::error::StartError;
-use super::record::{Millis, Task};
+use super::record::Task;
 use crate::queue::{Priority, Requires};
 
-/// The format of the database. Raise it with every change of a table, and say in [`Store::open`] how to get there.
-const FORMAT: i64 = 1;
+/// What makes each format of the database out of the one before; the first makes it out of nothing. Every change of a table
+/// is a step of its own at the end.
+const STEPS: [&str; 2] = [FIRST, SECOND];
 
-const TABLES: &str = "
+const FIRST: &str = "
 CREATE TABLE tasks (
     id TEXT PRIMARY KEY, pool TEXT NOT NULL, scheduler TEXT NOT NULL, task_group TEXT NOT NULL, project TEXT NOT NULL,
     priority INTEGER NOT NULL, all_resolved INTEGER NOT NULL, deadline INTEGER NOT NULL, expires INTEGER NOT NULL,
@@ -40,35 +41,38 @@ CREATE TABLE objects (
 ) WITHOUT ROWID;
 ";
 
-/// One artifact as it was announced.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct ArtifactRow {
-    pub(super) name: String,
-    pub(super) storage: String,
-    pub(super) content_type: String,
-    pub(super) content_length: Option<i64>,
-    pub(super) expires: Millis,
-    /// The URL of a reference, the target of a link, reason and message of an error (separated by a newline).
-    pub(super) detail: String,
-}
-
-/// The bytes of one artifact as they were stored.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct ObjectRow {
-    /// The file's name within the folder of objects.
-    pub(super) file: String,
-    pub(super) content_type: String,
-    pub(super) content_encoding: String,
-    pub(super) length: u64,
-    pub(super) stored: Millis,
-}
+/// Task groups, workers, and which dependencies are still waited for.
+const SECOND: &str = "
+CREATE INDEX tasks_in_group ON tasks (task_group);
+CREATE TABLE task_groups (
+    id TEXT PRIMARY KEY, scheduler TEXT NOT NULL, expires INTEGER NOT NULL, sealed INTEGER
+) WITHOUT ROWID;
+CREATE INDEX task_groups_expiring ON task_groups (expires);
+INSERT INTO task_groups SELECT task_group, MIN(scheduler), MAX(expires), NULL FROM tasks GROUP BY task_group;
+ALTER TABLE dependencies ADD COLUMN satisfied INTEGER NOT NULL DEFAULT 0;
+CREATE INDEX dependencies_open ON dependencies (dependent) WHERE NOT satisfied;
+UPDATE dependencies SET satisfied=1 WHERE EXISTS (
+    SELECT 1 FROM tasks r, tasks d WHERE r.id=required AND d.id=dependent
+    AND (json_extract(r.runs, '$[#-1].state')='completed' OR (d.all_resolved AND NOT r.active))
+);
+CREATE TABLE task_queues (
+    pool TEXT PRIMARY KEY, last_active INTEGER NOT NULL, expires INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX task_queues_expiring ON task_queues (expires);
+CREATE TABLE workers (
+    pool TEXT NOT NULL, worker_group TEXT NOT NULL, worker TEXT NOT NULL, first_claim INTEGER NOT NULL,
+    last_active INTEGER NOT NULL, expires INTEGER NOT NULL, quarantine_until INTEGER NOT NULL,
+    quarantine_details TEXT NOT NULL, recent_tasks TEXT NOT NULL, PRIMARY KEY (pool, worker_group, worker)
+) WITHOUT ROWID;
+CREATE INDEX workers_expiring ON workers (expires);
+";
 
 /// The database.
 pub(super) struct Store {
-    db: Connection,
+    pub(super) db: Connection,
 }
 
-type Outcome<T> = rusqlite::Result<T>;
+pub(super) type Outcome<T> = rusqlite::Result<T>;
 
 impl Store {
     pub(super) fn open(path: &Path) -> Result<Self, StartError> {
@@ -85,15 +89,18 @@ impl Store {
         let found: i64 = db
             .query_row("PRAGMA user_version", [], |row| row.get(0))
             .map_err(failed)?;
-        if found > FORMAT {
+        let known = i64::try_from(STEPS.len()).unwrap_or(i64::MAX);
+        if found > known {
             return Err(StartError::NewerDatabase {
                 path: path.to_owned(),
                 found,
-                known: FORMAT,
+                known,
             });
         }
-        if found == 0 {
-            db.execute_batch(&format!("BEGIN; {TABLES} PRAGMA user_version={FORMAT}; COMMIT;"))
+        if found < known {
+            let missing = STEPS.iter().skip(usize::try_from(found).unwrap_or(0));
+            let steps: String = missing.copied().collect();
+            db.execute_batch(&format!("BEGIN; {steps} PRAGMA user_version={known}; COMMIT;"))
                 .map_err(failed)?;
         }
         Ok(Self { db })
@@ -104,7 +111,10 @@ impl Store {
     }
 
     pub(super) fn commit(&self) -> Outcome<()> {
-        self.db.prepare_cached("COMMIT")?.execute([]).map(drop)
+        super::fault::point("commit");
+        let committed = self.db.prepare_cached("COMMIT")?.execute([]).map(drop);
+        super::fault::point("committed");
+        committed
     }
 
     /// Takes back what was not committed; without anything to take back, nothing happens.
@@ -116,7 +126,13 @@ impl Store {
         }
     }
 
-    pub(super) fn insert_task(&self, task: &Task, definition: &str, dependencies: &[String]) -> Outcome<()> {
+    /// Writes a new task with what it depends on, and whether that is satisfied already.
+    pub(super) fn insert_task(
+        &self,
+        task: &Task,
+        definition: &str,
+        dependencies: &[(String, bool)],
+    ) -> Outcome<()> {
         self.db
             .prepare_cached("INSERT INTO tasks VALUES (?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13,?14)")?
             .execute(params![
@@ -138,23 +154,28 @@ impl Store {
         self.db
             .prepare_cached("INSERT INTO definitions VALUES (?1,?2)")?
             .execute(params![task.id, definition])?;
-        for required in dependencies {
+        for (required, satisfied) in dependencies {
             self.db
-                .prepare_cached("INSERT INTO dependencies VALUES (?1,?2)")?
-                .execute(params![required, task.id])?;
+                .prepare_cached(
+                    "INSERT INTO dependencies (required, dependent, satisfied) VALUES (?1,?2,?3)",
+                )?
+                .execute(params![required, task.id, satisfied])?;
         }
         Ok(())
     }
 
     pub(super) fn update_task(&self, task: &Task) -> Outcome<()> {
         self.db
-            .prepare_cached("UPDATE tasks SET retries_left=?2, position=?3, runs=?4, active=?5 WHERE id=?1")?
+            .prepare_cached(
+                "UPDATE tasks SET retries_left=?2, position=?3, runs=?4, active=?5, priority=?6 WHERE id=?1",
+            )?
             .execute(params![
                 task.id,
                 task.retries_left,
                 task.position,
                 runs_text(task),
-                !task.state().is_resolved()
+                !task.state().is_resolved(),
+                task.priority as u8,
             ])
             .map(drop)
     }
@@ -182,156 +203,60 @@ impl Store {
     }
 
     pub(super) fn last_position(&self) -> Outcome<i64> {
-        self.db
-            .query_row("SELECT COALESCE(MAX(position), 0) FROM tasks", [], |row| {
-                row.get(0)
-            })
+        self.db.query_row(
+            "SELECT COALESCE(MAX(position), 0) FROM tasks WHERE active",
+            [],
+            |row| row.get(0),
+        )
     }
 
-    pub(super) fn dependents(&self, required: &str) -> Outcome<Vec<String>> {
+    /// Those whose dependency on a task is not satisfied yet.
+    pub(super) fn waiting_dependents(&self, required: &str) -> Outcome<Vec<String>> {
         self.db
-            .prepare_cached("SELECT dependent FROM dependencies WHERE required=?1")?
+            .prepare_cached("SELECT dependent FROM dependencies WHERE required=?1 AND NOT satisfied")?
             .query_map([required], |row| row.get(0))?
             .collect()
     }
 
-    pub(super) fn dependencies(&self, dependent: &str) -> Outcome<Vec<String>> {
+    /// Up to `limit` tasks that depend on a task, in the order of their ids, after the one called `after`.
+    pub(super) fn dependents(&self, required: &str, after: &str, limit: usize) -> Outcome<Vec<Task>> {
         self.db
-            .prepare_cached("SELECT required FROM dependencies WHERE dependent=?1")?
-            .query_map([dependent], |row| row.get(0))?
+            .prepare_cached(
+                "SELECT tasks.* FROM dependencies JOIN tasks ON tasks.id=dependent
+                 WHERE required=?1 AND dependent>?2 ORDER BY dependent LIMIT ?3",
+            )?
+            .query_map(params![required, after, sql_limit(limit)], read_task)?
             .collect()
     }
 
-    pub(super) fn artifact(&self, task: &str, run: u32, name: &str) -> Outcome<Option<ArtifactRow>> {
+    /// Notes that a task has become what a dependent needs it to be; it stays so, whatever becomes of the task later.
+    pub(super) fn satisfy(&self, required: &str, dependent: &str) -> Outcome<()> {
         self.db
-            .prepare_cached(
-                "SELECT name, storage, content_type, content_length, expires, detail FROM artifacts
-                 WHERE task=?1 AND run=?2 AND name=?3",
-            )?
-            .query_row(params![task, run, name], read_artifact)
-            .optional()
-    }
-
-    /// Up to `limit` artifacts of a run, in the order of their names, after the one called `after`.
-    pub(super) fn artifacts(
-        &self,
-        task: &str,
-        run: u32,
-        after: &str,
-        limit: usize,
-    ) -> Outcome<Vec<ArtifactRow>> {
-        self.db
-            .prepare_cached(
-                "SELECT name, storage, content_type, content_length, expires, detail FROM artifacts
-                 WHERE task=?1 AND run=?2 AND name>?3 ORDER BY name LIMIT ?4",
-            )?
-            .query_map(
-                params![task, run, after, i64::try_from(limit).unwrap_or(i64::MAX)],
-                read_artifact,
-            )?
-            .collect()
-    }
-
-    pub(super) fn put_artifact(&self, task: &str, run: u32, artifact: &ArtifactRow) -> Outcome<()> {
-        self.db
-            .prepare_cached("INSERT OR REPLACE INTO artifacts VALUES (?1,?2,?3,?4,?5,?6,?7,?8)")?
-            .execute(params![
-                task,
-                run,
-                artifact.name,
-                artifact.storage,
-                artifact.content_type,
-                artifact.content_length,
-                artifact.expires,
-                artifact.detail,
-            ])
+            .prepare_cached("UPDATE dependencies SET satisfied=1 WHERE required=?1 AND dependent=?2")?
+            .execute([required, dependent])
             .map(drop)
     }
 
-    pub(super) fn object(&self, task: &str, run: u32, name: &str) -> Outcome<Option<ObjectRow>> {
+    /// Whether a task still waits for another.
+    pub(super) fn is_blocked(&self, dependent: &str) -> Outcome<bool> {
         self.db
             .prepare_cached(
-                "SELECT file, content_type, content_encoding, length, stored FROM objects
-                 WHERE task=?1 AND run=?2 AND name=?3",
+                "SELECT EXISTS (SELECT 1 FROM dependencies WHERE dependent=?1 AND NOT satisfied)",
             )?
-            .query_row(params![task, run, name], read_object)
-            .optional()
+            .query_row([dependent], |row| row.get(0))
     }
+}
 
-    pub(super) fn put_object(&self, task: &str, run: u32, name: &str, object: &ObjectRow) -> Outcome<()> {
-        self.db
-            .prepare_cached("INSERT OR REPLACE INTO objects VALUES (?1,?2,?3,?4,?5,?6,?7,?8)")?
-            .execute(params![
-                task,
-                run,
-                name,
-                object.file,
-                object.content_type,
-                object.content_encoding,
-                i64::try_from(object.length).unwrap_or(i64::MAX),
-                object.stored,
-            ])
-            .map(drop)
-    }
-
-    /// How many bytes all objects have.
-    pub(super) fn stored_bytes(&self) -> Outcome<u64> {
-        let sum: i64 = self
-            .db
-            .query_row("SELECT COALESCE(SUM(length), 0) FROM objects", [], |row| {
-                row.get(0)
-            })?;
-        Ok(u64::try_from(sum).unwrap_or(0))
-    }
-
-    /// Whether a file belongs to an object.
-    pub(super) fn object_files(&self) -> Outcome<std::collections::HashSet<String>> {
-        self.db
-            .prepare("SELECT file FROM objects")?
-            .query_map([], |row| row.get(0))?
-            .collect()
-    }
-
-    /// Forgets tasks that expired before `now` and artifacts that expired before `artifacts_before`, and answers the
-    /// objects whose files are to be deleted.
-    pub(super) fn forget(&self, now: Millis, artifacts_before: Millis) -> Outcome<Vec<ObjectRow>> {
-        self.db
-            .execute("DELETE FROM artifacts WHERE expires<?1", [artifacts_before])?;
-        for table in ["definitions", "tasks"] {
-            self.db.execute(
-                &format!("DELETE FROM {table} WHERE id IN (SELECT id FROM tasks WHERE expires<?1)"),
-                [now],
-            )?;
-        }
-        self.db.execute(
-            "DELETE FROM dependencies WHERE dependent NOT IN (SELECT id FROM tasks)",
-            [],
-        )?;
-        self.db.execute(
-            "DELETE FROM artifacts WHERE task NOT IN (SELECT id FROM tasks)",
-            [],
-        )?;
-        const ORPHANS: &str =
-            "NOT EXISTS (SELECT 1 FROM artifacts a WHERE a.task=objects.task AND a.run=objects.run
-             AND a.name=objects.name AND a.storage='s3')";
-        let orphans = self
-            .db
-            .prepare(&format!(
-                "SELECT file, content_type, content_encoding, length, stored FROM objects WHERE {ORPHANS}"
-            ))?
-            .query_map([], read_object)?
-            .collect::<Outcome<Vec<_>>>()?;
-        self.db
-            .execute(&format!("DELETE FROM objects WHERE {ORPHANS}"), [])?;
-        Ok(orphans)
-    }
+/// A number of rows as SQLite takes it.
+pub(super) fn sql_limit(limit: usize) -> i64 {
+    i64::try_from(limit).unwrap_or(i64::MAX)
 }
 
 fn runs_text(task: &Task) -> String {
     serde_json::to_string(&task.runs).unwrap_or_else(|_| unreachable!("runs are plain data"))
 }
 
-fn read_task(row: &Row<'_>) -> Outcome<Task> {
+pub(super) fn read_task(row: &Row<'_>) -> Outcome<Task> {
     let runs: String = row.get("runs")?;
     let runs = serde_json::from_str(&runs).map_err(|error| {
         rusqlite::Error::FromSqlConversionFailure(0, rusqlite::types::Type::Text, Box::new(error))
@@ -359,28 +284,6 @@ fn read_task(row: &Row<'_>) -> Outcome<Task> {
         retries_left: row.get("retries_left")?,
         position: row.get("position")?,
         runs,
-    })
-}
-
-fn read_artifact(row: &Row<'_>) -> Outcome<ArtifactRow> {
-    Ok(ArtifactRow {
-        name: row.get(0)?,
-        storage: row.get(1)?,
-        content_type: row.get(2)?,
-        content_length: row.get(3)?,
-        expires: row.get(4)?,
-        detail: row.get(5)?,
-    })
-}
-
-fn read_object(row: &Row<'_>) -> Outcome<ObjectRow> {
-    let length: i64 = row.get(3)?;
-    Ok(ObjectRow {
-        file: row.get(0)?,
-        content_type: row.get(1)?,
-        content_encoding: row.get(2)?,
-        length: u64::try_from(length).unwrap_or(0),
-        stored: row.get(4)?,
     })
 }
 

@@ -1,5 +1,9 @@
 //! What the database forgets, and that it is not opened by a version that does not know it.
 
+use super::super::record::Millis;
+use super::super::store_artifacts::{ArtifactRow, ObjectRow};
+use super::super::store_expiry::Expired;
+use super::super::store_workers::{Quarantined, WorkerName};
 use super::*;
 
 fn open() -> (tempfile::TempDir, Store) {
@@ -8,7 +12,7 @@ fn open() -> (tempfile::TempDir, Store) {
     (directory, store)
 }
 
-fn insert(store: &Store, id: &str, expires: Millis, dependencies: &[String]) {
+fn insert(store: &Store, id: &str, expires: Millis, dependencies: &[&str]) {
     let task = Task {
         id: id.to_owned(),
         pool: "p/w".to_owned(),
@@ -24,7 +28,10 @@ fn insert(store: &Store, id: &str, expires: Millis, dependencies: &[String]) {
         position: 7,
         runs: Vec::new(),
     };
-    store.insert_task(&task, "{}", dependencies).unwrap();
+    let dependencies: Vec<(String, bool)> = dependencies.iter().map(|id| ((*id).to_owned(), false)).collect();
+    store.extend_group(&task.group, "-", expires).unwrap();
+    store.insert_task(&task, "{}", &dependencies).unwrap();
+    store.db.execute("UPDATE tasks SET active=0", []).unwrap();
     assert_eq!(
         store.task(id).unwrap(),
         Some(task),
@@ -56,40 +63,133 @@ fn artifact(store: &Store, task: &str, name: &str, expires: Millis) -> ObjectRow
 #[test]
 fn what_has_expired_is_forgotten_with_all_that_belongs_to_it() {
     let (_directory, store) = open();
-    insert(&store, "old", 100, &["new".to_owned()]);
-    insert(&store, "new", 300, &["old".to_owned()]);
+    insert(&store, "old", 100, &["new"]);
+    insert(&store, "new", 300, &["old"]);
     let of_old = artifact(&store, "old", "a", 100);
-    let expired = artifact(&store, "new", "b", 40);
-    let kept = artifact(&store, "new", "c", 60);
+    let expired_bytes = artifact(&store, "new", "bytes gone", 47);
+    let kept = artifact(&store, "new", "kept", 60);
 
-    let mut forgotten = store.forget(200, 50).unwrap();
+    let expired = Expired {
+        before: 200,
+        bytes_before: 50,
+        artifacts_before: 45,
+    };
+    let forget_all = |piece: usize| {
+        let mut all = Vec::new();
+        loop {
+            let forgotten = store.forget(expired, piece).unwrap();
+            all.extend(forgotten.objects);
+            if !forgotten.more {
+                break all;
+            }
+        }
+    };
+    let mut forgotten = forget_all(1);
     forgotten.sort_by(|a, b| a.file.cmp(&b.file));
-    assert_eq!(forgotten, [expired, of_old]);
+    assert_eq!(forgotten, [expired_bytes, of_old]);
     assert_eq!(
         (store.task("old").unwrap(), store.definition("old").unwrap()),
         (None, None)
     );
-    assert_eq!(store.dependents("new").unwrap(), Vec::<String>::new());
-    assert_eq!(
-        store.dependencies("new").unwrap(),
-        ["old"],
-        "who depends on it still does"
-    );
-    assert_eq!(store.artifacts("new", 0, "", 10).unwrap().len(), 1);
+    assert_eq!(store.group("old").unwrap(), None);
+    assert_eq!(store.group("new").unwrap().unwrap().expires, 300);
+    assert_eq!(store.waiting_dependents("new").unwrap(), Vec::<String>::new());
+    assert!(store.is_blocked("new").unwrap(), "who depends on it still does");
+    let names: Vec<String> = store
+        .artifacts("new", 0, "", 10)
+        .unwrap()
+        .into_iter()
+        .map(|artifact| artifact.name)
+        .collect();
+    assert_eq!(names, ["bytes gone", "kept"]);
     assert_eq!(
         (
-            store.object("new", 0, "c").unwrap(),
+            store.object("new", 0, "kept").unwrap(),
             store.stored_bytes().unwrap()
         ),
         (Some(kept), 10)
     );
-    assert_eq!(store.forget(200, 50).unwrap(), []);
+    assert_eq!(forget_all(10), []);
+}
+
+#[test]
+fn workers_and_task_queues_that_are_not_heard_of_are_forgotten() {
+    let (_directory, store) = open();
+    let name = |id: &str| WorkerName {
+        pool: "p/w".to_owned(),
+        group: "g".to_owned(),
+        id: id.to_owned(),
+    };
+    for (id, expires) in [("old", 100), ("quarantined", 100), ("new", 300)] {
+        store.see_worker(&name(id), 1, expires).unwrap();
+    }
+    let mut row = store.worker(&name("quarantined")).unwrap().unwrap();
+    row.quarantine_until = 250;
+    store.update_worker("p/w", &row).unwrap();
+    store.see_queue("p/old", 1, 100).unwrap();
+    store.see_queue("p/new", 1, 300).unwrap();
+    let expired = Expired {
+        before: 200,
+        bytes_before: 0,
+        artifacts_before: 0,
+    };
+    store.forget(expired, 10).unwrap();
+    let found = store
+        .workers("p/w", Quarantined::Either, ("", ""), 0, 10)
+        .unwrap();
+    let ids: Vec<&str> = found.iter().map(|worker| worker.id.as_str()).collect();
+    assert_eq!(ids, ["new", "quarantined"]);
+    let found = store.queues("", None, 0, 10).unwrap();
+    assert_eq!(
+        found.iter().map(|queue| &*queue.name).collect::<Vec<_>>(),
+        ["p/new"]
+    );
+}
+
+/// What version 0.1's first format had written.
+#[test]
+fn an_older_database_is_brought_up_to_date() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("db");
+    let old = Connection::open(&path).unwrap();
+    old.execute_batch(&format!("{FIRST} PRAGMA user_version=1;"))
+        .unwrap();
+    let completed = r#"[{"state":"failed"},{"state":"completed"}]"#;
+    for (id, all_resolved, runs, active) in [
+        ("completed", false, completed, false),
+        ("failed", false, r#"[{"state":"failed"}]"#, false),
+        ("waits-for-success", false, "[]", true),
+        ("waits-for-any-end", true, "[]", true),
+    ] {
+        old.execute(
+            "INSERT INTO tasks VALUES (?1,'p/w','s','group','none',0,?2,50,100,5,5,0,?3,?4)",
+            params![id, all_resolved, runs, active],
+        )
+        .unwrap();
+    }
+    for dependent in ["waits-for-success", "waits-for-any-end"] {
+        for required in ["completed", "failed"] {
+            old.execute("INSERT INTO dependencies VALUES (?1,?2)", [required, dependent])
+                .unwrap();
+        }
+    }
+    drop(old);
+
+    let store = Store::open(&path).unwrap();
+    let group = store.group("group").unwrap().unwrap();
+    assert_eq!(
+        (group.scheduler.as_str(), group.expires, group.sealed),
+        ("s", 100, None)
+    );
+    assert!(store.is_blocked("waits-for-success").unwrap());
+    assert!(!store.is_blocked("waits-for-any-end").unwrap());
+    assert_eq!(store.waiting_dependents("failed").unwrap(), ["waits-for-success"]);
 }
 
 #[test]
 fn a_newer_database_is_left_alone() {
     let (directory, store) = open();
-    store.db.execute_batch("PRAGMA user_version=2").unwrap();
+    store.db.execute_batch("PRAGMA user_version=3").unwrap();
     drop(store);
     let Err(error) = Store::open(&directory.path().join("db")) else {
         panic!("a newer format was opened")
@@ -98,8 +198,8 @@ fn a_newer_database_is_left_alone() {
         matches!(
             error,
             StartError::NewerDatabase {
-                found: 2,
-                known: 1,
+                found: 3,
+                known: 2,
                 ..
             }
         ),

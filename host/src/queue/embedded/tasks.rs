@@ -2,20 +2,21 @@
 
 use serde_json::{Value, json};
 
-use super::core::{Core, now};
+use super::core::{Core, satisfies};
 use super::definition::{Definition, strings};
 use super::error::ApiError;
-use super::record::{ReasonCreated, Task};
+use super::page::{Page, continued};
+use super::record::{Millis, ReasonCreated, Task};
 use super::schemas;
 use super::scopes::Need;
 use super::server::{Context, Outcome};
-use crate::queue::{Priority, TaskId, WorkerPoolId};
+use crate::queue::{Priority, TaskId};
 
 /// The most tasks that one page of an answer holds.
 const PAGE: usize = 1000;
 
 pub(super) async fn create(context: Context, id: TaskId) -> Result<Outcome, ApiError> {
-    let definition = Definition::read(&id, context.json()?, now())?;
+    let definition = Definition::read(&id, context.json()?, context.server.core.now())?;
     context.authorize(&needs_to_create(&definition))?;
     if let Some(rules) = context.server.payload_rules(&definition.task.pool) {
         schemas::refuse(&rules(&definition.payload), "payload").map_err(|error| {
@@ -65,7 +66,10 @@ fn insert(core: &mut Core, definition: Definition) -> Result<Value, ApiError> {
         ..
     } = definition;
     if let Some(existing) = core.store.task(&task.id)? {
-        if core.store.definition(&task.id)?.as_deref() == Some(&text) {
+        // What was sent the first time, or what the task reads as now, which may have another priority.
+        let original = core.store.definition(&task.id)?.unwrap_or_default();
+        let as_it_is = current(&original, &existing)?.to_string();
+        if [original, as_it_is].contains(&text) {
             return Ok(existing.status());
         }
         return Err(ApiError::conflict(format!(
@@ -73,16 +77,40 @@ fn insert(core: &mut Core, definition: Definition) -> Result<Value, ApiError> {
             task.id
         )));
     }
-    for required in dependencies.iter().filter(|required| **required != task.id) {
-        if core.store.task(required)?.is_none() {
-            return Err(ApiError::input(format!(
-                "the task depends on {required}, which does not exist; create that first"
+    if let Some(group) = core.store.group(&task.group)? {
+        if group.scheduler != task.scheduler {
+            return Err(ApiError::conflict(format!(
+                "the task group {} has schedulerId {:?}, and this task {:?}; all tasks of a group have the same",
+                task.group, group.scheduler, task.scheduler
+            )));
+        }
+        if group.sealed.is_some() {
+            return Err(ApiError::conflict(format!(
+                "the task group {} is sealed and takes no more tasks; use another group",
+                task.group
             )));
         }
     }
-    if core.are_released(&dependencies, task.requires)? {
-        task.schedule(ReasonCreated::Scheduled, now());
+    let dependencies = dependencies
+        .into_iter()
+        .map(|required| {
+            let satisfied = required != task.id
+                && match core.store.task(&required)? {
+                    Some(required) => satisfies(&required, task.requires),
+                    None => {
+                        return Err(ApiError::input(format!(
+                            "the task depends on {required}, which does not exist; create that first"
+                        )));
+                    }
+                };
+            Ok((required, satisfied))
+        })
+        .collect::<Result<Vec<_>, _>>()?;
+    if dependencies.iter().all(|(_, satisfied)| *satisfied) {
+        task.schedule(ReasonCreated::Scheduled, core.now());
     }
+    core.store
+        .extend_group(&task.group, &task.scheduler, task.expires)?;
     core.add(&mut task, &text, &dependencies)?;
     Ok(task.status())
 }
@@ -99,10 +127,23 @@ pub(super) async fn task(context: Context, id: TaskId) -> Result<Outcome, ApiErr
 
 /// A task's definition, or 404.
 pub(super) fn load_definition(core: &Core, id: &str) -> Result<Value, ApiError> {
-    let text = core.store.definition(id)?;
-    let text =
-        text.ok_or_else(|| ApiError::not_found(format!("there is no task {id}; it may have expired")))?;
-    serde_json::from_str(&text).map_err(ApiError::internal)
+    definition_of(core, &core.task(id)?)
+}
+
+/// The definition of a task that is there.
+pub(super) fn definition_of(core: &Core, task: &Task) -> Result<Value, ApiError> {
+    let text = core.store.definition(&task.id)?;
+    let text = text.ok_or_else(|| ApiError::internal(format!("task {} has no definition", task.id)))?;
+    current(&text, task)
+}
+
+/// A definition as it reads now: its priority may have been changed.
+fn current(definition: &str, task: &Task) -> Result<Value, ApiError> {
+    let mut definition: Value = serde_json::from_str(definition).map_err(ApiError::internal)?;
+    if definition["priority"] != task.priority.as_str() {
+        definition["priority"] = task.priority.as_str().into();
+    }
+    Ok(definition)
 }
 
 pub(super) async fn status(context: Context, id: TaskId) -> Result<Outcome, ApiError> {
@@ -117,11 +158,10 @@ pub(super) async fn status(context: Context, id: TaskId) -> Result<Outcome, ApiE
 
 pub(super) async fn tasks(context: Context) -> Result<Outcome, ApiError> {
     many(context, "queue:get-task", "tasks", |core, id| {
-        let Some(text) = core.store.definition(id)? else {
+        let Some(task) = core.store.task(id)? else {
             return Ok(None);
         };
-        let task: Value = serde_json::from_str(&text).map_err(ApiError::internal)?;
-        Ok(Some(json!({ "taskId": id, "task": task })))
+        Ok(Some(json!({ "taskId": id, "task": definition_of(core, &task)? })))
     })
     .await
 }
@@ -212,8 +252,7 @@ impl Change {
         ])
     }
 
-    fn apply(self, task: &mut Task) -> Result<(), ApiError> {
-        let now = now();
+    fn apply(self, task: &mut Task, now: Millis) -> Result<(), ApiError> {
         match self {
             Self::Schedule => {
                 task.not_past_deadline(now)?;
@@ -238,7 +277,7 @@ pub(super) async fn change(context: Context, id: TaskId, change: Change) -> Resu
     let status = context.server.core.write(move |core| {
         let before = core.task(id.as_str())?;
         let mut task = before.clone();
-        change.apply(&mut task)?;
+        change.apply(&mut task, core.now())?;
         if task != before {
             core.changed(&mut task)?;
         }
@@ -247,18 +286,65 @@ pub(super) async fn change(context: Context, id: TaskId, change: Change) -> Resu
     Ok(Outcome::Json(json!({ "status": status.await? })))
 }
 
-pub(super) async fn pending(context: Context, pool: WorkerPoolId) -> Result<Outcome, ApiError> {
-    context.authorize(&Need::scope(format!("queue:pending-count:{pool}")))?;
-    let name = pool.to_string();
-    let count = context
+/// The body of the calls that change a priority.
+pub(super) fn new_priority(context: &Context) -> Result<Priority, ApiError> {
+    let body = context.json()?;
+    schemas::check(&schemas::PRIORITY, &body, "body")?;
+    serde_json::from_value(body["newPriority"].clone()).map_err(ApiError::internal)
+}
+
+pub(super) async fn change_priority(context: Context, id: TaskId) -> Result<Outcome, ApiError> {
+    let priority = new_priority(&context)?;
+    let found = id.clone();
+    let task = context
         .server
         .core
-        .read(move |core| Ok(core.count_pending(&name)))
+        .read(move |core| core.task(found.as_str()))
         .await?;
-    Ok(Outcome::Json(json!({
-        "provisionerId": pool.provisioner(),
-        "workerType": pool.worker_type(),
-        "taskQueueId": pool,
-        "pendingTasks": count,
-    })))
+    context.authorize(&Need::Any(vec![
+        Need::scope(format!("queue:change-task-priority:{id}")),
+        Need::scope(format!("queue:change-task-priority-in-queue:{}", task.pool)),
+    ]))?;
+    let status = context.server.core.write(move |core| {
+        let mut task = core.task(id.as_str())?;
+        task.change_priority(priority, core.now())?;
+        core.write(&task)?;
+        Ok(task.status())
+    });
+    Ok(Outcome::Json(json!({ "status": status.await? })))
+}
+
+pub(super) async fn dependents(context: Context, id: TaskId) -> Result<Outcome, ApiError> {
+    context.authorize(&Need::scope(format!("queue:list-dependent-tasks:{id}")))?;
+    let page = Page::<1>::asked(&context.query)?;
+    let (task, wanted) = (id.clone(), page.clone());
+    let found = context.server.core.read(move |core| {
+        core.task(task.as_str())?;
+        let found = core
+            .store
+            .dependents(task.as_str(), &wanted.after[0], wanted.look_for())?;
+        with_definitions(core, found)
+    });
+    let mut found = found.await?;
+    let token = page.cut(&mut found, |(task, _)| [task.id.clone()]);
+    let tasks = definitions_and_statuses(&found);
+    Ok(Outcome::Json(continued(
+        json!({ "taskId": id, "tasks": tasks }),
+        token,
+    )))
+}
+
+/// Tasks, each with its definition.
+pub(super) fn with_definitions(core: &Core, tasks: Vec<Task>) -> Result<Vec<(Task, Value)>, ApiError> {
+    let tasks = tasks.into_iter().map(|task| {
+        let definition = definition_of(core, &task)?;
+        Ok((task, definition))
+    });
+    tasks.collect()
+}
+
+/// Tasks as lists of them show them.
+pub(super) fn definitions_and_statuses(tasks: &[(Task, Value)]) -> Vec<Value> {
+    let entry = |(task, definition): &(Task, Value)| json!({ "task": definition, "status": task.status() });
+    tasks.iter().map(entry).collect()
 }
