@@ -24,7 +24,8 @@ use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use super::clock::Clock;
-use super::http::{self, Answer, Call, RetryPolicy, Signer, Transport};
+use super::http::{self, Answer, Call, Signer, Transport};
+use super::retry::RetryPolicy;
 use super::task_client::TaskClient;
 use super::{
     Artifact, Claim, Credentials, ExceptionReason, Queue, QueueError, RunId, TaskDefinition, TaskId,

@@ -10,6 +10,7 @@ mod error;
 mod http;
 mod ids;
 mod outage;
+mod retry;
 mod task_client;
 mod time;
 mod types;
@@ -28,10 +29,11 @@ use serde_json::Value;
 pub use client::{ClientConfig, QueueClient};
 pub use credentials::Credentials;
 pub use error::{Endpoint, QueueError};
-pub use http::RetryPolicy;
-pub(crate) use http::{Unread, bounded, retry_after};
+pub(crate) use http::{Unread, bounded};
 pub use ids::{InvalidId, RunId, TaskId, WorkerIdentity, WorkerPoolId};
 pub(crate) use outage::Outage;
+pub use retry::RetryPolicy;
+pub(crate) use retry::retry_after;
 pub use time::format as format_time;
 pub use types::{
     Artifact, ArtifactCreated, ArtifactErrorReason, ArtifactRequest, Claim, ExceptionReason, Metadata,

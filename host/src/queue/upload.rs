@@ -15,7 +15,8 @@ use reqwest::{Method, Url};
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio::sync::mpsc;
 
-use super::http::{self, Failure, RetryPolicy};
+use super::http::{self, Failure};
+use super::retry::RetryPolicy;
 use super::{Endpoint, QueueError};
 
 /// Read and sent in pieces of this many bytes.
