@@ -50,7 +50,7 @@ async fn exec(arguments: &Arguments, config: &Config) -> Result<ExitCode, Failur
         &slugid::v4().to_lowercase().replace(['_', '-'], "0")[..16]
     );
     let pool = WorkerPoolId::new("local", &name).map_err(Failure::general)?;
-    let mut definition = task_file::read(&arguments.task, &pool)?;
+    let mut definition = task_file::read(&arguments.task, Some(&pool))?;
     definition["taskQueueId"] = pool.to_string().into();
     if let Some(definition) = definition.as_object_mut() {
         definition.remove("provisionerId");

@@ -55,6 +55,8 @@ pub struct ClientConfig {
     pub worker: Option<WorkerIdentity>,
     /// How calls other than claims are tried again.
     pub retry: RetryPolicy,
+    /// Authorities to trust beside those that the system trusts.
+    pub ca_certificates: Vec<reqwest::Certificate>,
 }
 
 impl ClientConfig {
@@ -66,6 +68,7 @@ impl ClientConfig {
             credentials,
             worker: None,
             retry: RetryPolicy::default(),
+            ca_certificates: Vec::new(),
         }
     }
 
@@ -115,7 +118,7 @@ impl QueueClient {
             .map_err(|error| setup(format!("the root URL {root_url:?} cannot be extended: {error}")))?;
         let signer = config.credentials.map(Signer::new).transpose()?.map(Arc::new);
         let shared = Shared {
-            http: http::connection_pool(&root)?,
+            http: http::connection_pool(&root, config.ca_certificates)?,
             root_url,
             base,
             retry: config.retry,
@@ -146,6 +149,62 @@ impl QueueClient {
         http::send(&self.shared.http, &call, || None, &self.shared.retry)
             .await
             .map(drop)
+    }
+
+    /// Makes a client of the Auth service. Making the same one again is no error.
+    ///
+    /// # Errors
+    /// If there is another one of this name already, or the queue says no for another reason.
+    pub async fn create_client(&self, id: &str, client: &Value) -> Result<Value, QueueError> {
+        let body = encode(client)?;
+        self.fetch(self.auth_call(Method::PUT, &["clients", id], body))
+            .await
+    }
+
+    /// Gives a client a new access token; the old one is worth nothing from then on.
+    ///
+    /// # Errors
+    /// If there is no such client, or the queue says no for another reason.
+    pub async fn reset_access_token(&self, id: &str) -> Result<Value, QueueError> {
+        self.fetch(self.auth_call(Method::POST, &["clients", id, "reset"], None))
+            .await
+    }
+
+    /// Deletes a client, whether there is one or not.
+    ///
+    /// # Errors
+    /// If the queue says no.
+    pub async fn delete_client(&self, id: &str) -> Result<(), QueueError> {
+        let call = self.auth_call(Method::DELETE, &["clients", id], None);
+        self.send(&call).await.map(drop)
+    }
+
+    /// All clients, without their tokens.
+    ///
+    /// # Errors
+    /// If the queue says no.
+    pub async fn list_clients(&self) -> Result<Vec<Value>, QueueError> {
+        let mut clients = Vec::new();
+        let mut continuation: Option<String> = None;
+        loop {
+            let mut call = self.auth_call(Method::GET, &["clients", ""], None);
+            if let Some(token) = &continuation {
+                call.url.query_pairs_mut().append_pair("continuationToken", token);
+            }
+            let answer: ClientsAnswer = self.fetch(call).await?;
+            clients.extend(answer.clients);
+            match answer.continuation_token {
+                Some(token) => continuation = Some(token),
+                None => return Ok(clients),
+            }
+        }
+    }
+
+    fn auth_call(&self, method: Method, segments: &[&str], body: Option<Bytes>) -> Call {
+        let mut url = self.shared.url(segments);
+        let path = url.path().replacen("/api/queue/", "/api/auth/", 1);
+        url.set_path(&path);
+        Call { method, url, body }
     }
 
     fn signer(&self) -> Option<Arc<Signer>> {
@@ -237,6 +296,13 @@ struct ClaimHead {
 #[serde(rename_all = "camelCase")]
 struct StatusHead {
     task_id: TaskId,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct ClientsAnswer {
+    clients: Vec<Value>,
+    continuation_token: Option<String>,
 }
 
 #[derive(Deserialize)]

@@ -9,7 +9,16 @@ use super::*;
 const RESOURCE: &str = "/api/queue/v1/task/x?limit=1";
 
 fn authority() -> Authority {
-    Authority::new(Credentials::new("root", "token")).unwrap()
+    let directory = tempfile::tempdir().unwrap();
+    let clients = Clients::open(&directory.path().join("clients.json")).unwrap();
+    let nonces = Nonces::open(
+        &directory.path().join("nonces"),
+        CLOCK_TOLERANCE,
+        100,
+        now_in_seconds(),
+    )
+    .unwrap();
+    Authority::new(Credentials::new("root", "token"), clients, nonces).unwrap()
 }
 
 struct Attempt {
@@ -62,14 +71,14 @@ impl Attempt {
             header::CONTENT_TYPE,
             HeaderValue::from_static("Application/JSON; charset=utf-8"),
         );
-        authority().authenticate(&Signed {
+        let signed = Signed {
             method: &Method::GET,
             resource: self.resource,
             host: "localhost",
             port: 80,
             headers: &headers,
-            body: self.body,
-        })
+        };
+        authority().authenticate(&signed)?.with_body(&headers, self.body)
     }
 }
 
@@ -226,14 +235,15 @@ fn bewits_sign_urls() {
     let resource = url.strip_prefix("http://localhost:8080").unwrap().to_owned();
     let check = |method: Method, resource: &str| {
         let headers = HeaderMap::new();
-        authority().authenticate(&Signed {
-            method: &method,
-            resource,
-            host: "localhost",
-            port: 8080,
-            headers: &headers,
-            body: b"",
-        })
+        authority()
+            .authenticate(&Signed {
+                method: &method,
+                resource,
+                host: "localhost",
+                port: 8080,
+                headers: &headers,
+            })
+            .map(|somebody| somebody.caller)
     };
     assert_eq!(
         check(Method::GET, &resource).unwrap().client_id.as_deref(),
