@@ -11,7 +11,7 @@ use std::time::Duration;
 use queue_support::{POOL, Scene, in_an_hour, task};
 use raw::{Raw, temporary};
 use serde_json::{Value, json};
-use tcw_host::queue::{ArtifactRequest, Credentials, Queue as _, TaskId};
+use tcw_host::queue::{ArtifactRequest, Credentials, TaskId};
 
 /// A call with exactly the scopes that it needs. Without any, whoever asks may.
 struct Call {
@@ -42,7 +42,12 @@ fn call(
 }
 
 /// A call that the anonymous role may make.
-fn open(name: &'static str, method: &'static str, path: impl Into<String>, body: impl Into<Option<Value>>) -> Call {
+fn open(
+    name: &'static str,
+    method: &'static str,
+    path: impl Into<String>,
+    body: impl Into<Option<Value>>,
+) -> Call {
     Call {
         anybody: true,
         ..call(name, method, path, body, &[])
@@ -74,7 +79,9 @@ async fn calls(scene: &Scene) -> Vec<Call> {
     }
     let mut unscheduled = Vec::new();
     for _ in 0..2 {
-        let first = scene.create_with(|task| task["taskQueueId"] = json!("proj-test/nobody")).await;
+        let first = scene
+            .create_with(|task| task["taskQueueId"] = json!("proj-test/nobody"))
+            .await;
         unscheduled.push(
             scene
                 .create_with(|task| {
@@ -84,7 +91,9 @@ async fn calls(scene: &Scene) -> Vec<Call> {
                 .await,
         );
     }
-    let other = scene.create_with(|task| task["taskQueueId"] = json!("proj-test/nobody")).await;
+    let other = scene
+        .create_with(|task| task["taskQueueId"] = json!("proj-test/nobody"))
+        .await;
     let id = &with_artifacts;
     let of_group = |verb: &str, task: &TaskId| format!("queue:{verb}-task:-/{task}/{task}");
     let new = TaskId::random();
@@ -103,11 +112,31 @@ async fn calls(scene: &Scene) -> Vec<Call> {
         open("auth ping", "GET", format!("{auth}/ping"), None),
         open("task", "GET", format!("{queue}/task/{id}"), None),
         open("status", "GET", format!("{queue}/task/{id}/status"), None),
-        open("tasks", "POST", format!("{queue}/tasks"), json!({ "taskIds": [id] })),
-        open("statuses", "POST", format!("{queue}/tasks/status"), json!({ "taskIds": [id] })),
+        open(
+            "tasks",
+            "POST",
+            format!("{queue}/tasks"),
+            json!({ "taskIds": [id] }),
+        ),
+        open(
+            "statuses",
+            "POST",
+            format!("{queue}/tasks/status"),
+            json!({ "taskIds": [id] }),
+        ),
         open("pendingTasks", "GET", format!("{queue}/pending/{POOL}"), None),
-        open("listArtifacts", "GET", format!("{queue}/task/{id}/runs/0/artifacts"), None),
-        open("listLatestArtifacts", "GET", format!("{queue}/task/{id}/artifacts"), None),
+        open(
+            "listArtifacts",
+            "GET",
+            format!("{queue}/task/{id}/runs/0/artifacts"),
+            None,
+        ),
+        open(
+            "listLatestArtifacts",
+            "GET",
+            format!("{queue}/task/{id}/artifacts"),
+            None,
+        ),
         call(
             "createTask",
             "PUT",
@@ -121,15 +150,27 @@ async fn calls(scene: &Scene) -> Vec<Call> {
                 "queue:create-task:lowest:proj-test/linux",
             ],
         ),
-        call("scheduleTask", "POST", format!("{queue}/task/{}/schedule", unscheduled[0]), None, &[
-            &of_group("schedule", &unscheduled[0]),
-        ]),
-        call("cancelTask", "POST", format!("{queue}/task/{}/cancel", unscheduled[1]), None, &[
-            &of_group("cancel", &unscheduled[1]),
-        ]),
-        call("rerunTask", "POST", format!("{queue}/task/{other}/rerun"), None, &[
-            &of_group("rerun", &other),
-        ]),
+        call(
+            "scheduleTask",
+            "POST",
+            format!("{queue}/task/{}/schedule", unscheduled[0]),
+            None,
+            &[&of_group("schedule", &unscheduled[0])],
+        ),
+        call(
+            "cancelTask",
+            "POST",
+            format!("{queue}/task/{}/cancel", unscheduled[1]),
+            None,
+            &[&of_group("cancel", &unscheduled[1])],
+        ),
+        call(
+            "rerunTask",
+            "POST",
+            format!("{queue}/task/{other}/rerun"),
+            None,
+            &[&of_group("rerun", &other)],
+        ),
         call(
             "claimWork",
             "POST",
@@ -137,15 +178,27 @@ async fn calls(scene: &Scene) -> Vec<Call> {
             json!({ "workerGroup": "g", "workerId": "w" }),
             &["queue:claim-work:proj-test/idle", "queue:worker-id:g/w"],
         ),
-        call("reclaimTask", "POST", format!("{queue}/task/{reclaimed}/runs/0/reclaim"), None, &[
-            &format!("queue:reclaim-task:{reclaimed}/0"),
-        ]),
-        call("reportCompleted", "POST", format!("{queue}/task/{completed}/runs/0/completed"), None, &[
-            &format!("queue:resolve-task:{completed}/0"),
-        ]),
-        call("reportFailed", "POST", format!("{queue}/task/{failed}/runs/0/failed"), None, &[
-            &format!("queue:resolve-task:{failed}/0"),
-        ]),
+        call(
+            "reclaimTask",
+            "POST",
+            format!("{queue}/task/{reclaimed}/runs/0/reclaim"),
+            None,
+            &[&format!("queue:reclaim-task:{reclaimed}/0")],
+        ),
+        call(
+            "reportCompleted",
+            "POST",
+            format!("{queue}/task/{completed}/runs/0/completed"),
+            None,
+            &[&format!("queue:resolve-task:{completed}/0")],
+        ),
+        call(
+            "reportFailed",
+            "POST",
+            format!("{queue}/task/{failed}/runs/0/failed"),
+            None,
+            &[&format!("queue:resolve-task:{failed}/0")],
+        ),
         call(
             "reportException",
             "POST",
@@ -153,19 +206,48 @@ async fn calls(scene: &Scene) -> Vec<Call> {
             json!({ "reason": "internal-error" }),
             &[&format!("queue:resolve-task:{broken}/0")],
         ),
-        call("createArtifact", "POST", format!("{queue}/task/{made}/runs/0/artifacts/public%2Fx"), artifact, &[
-            &format!("queue:create-artifact:{made}/0"),
-        ]),
-        call("createClient", "PUT", format!("{auth}/clients/x%2Fy"), client, &[
-            "auth:create-client:x/y",
-            "c:d",
-        ]),
-        call("listClients", "GET", format!("{auth}/clients/"), None, &["auth:list-clients"]),
-        call("client", "GET", format!("{auth}/clients/x%2Fy"), None, &["auth:get-client:x/y"]),
-        call("resetAccessToken", "POST", format!("{auth}/clients/x%2Fy/reset"), None, &[
-            "auth:reset-access-token:x/y",
-        ]),
-        call("deleteClient", "DELETE", format!("{auth}/clients/x%2Fy"), None, &["auth:delete-client:x/y"]),
+        call(
+            "createArtifact",
+            "POST",
+            format!("{queue}/task/{made}/runs/0/artifacts/public%2Fx"),
+            artifact,
+            &[&format!("queue:create-artifact:{made}/0")],
+        ),
+        call(
+            "createClient",
+            "PUT",
+            format!("{auth}/clients/x%2Fy"),
+            client,
+            &["auth:create-client:x/y", "c:d"],
+        ),
+        call(
+            "listClients",
+            "GET",
+            format!("{auth}/clients/"),
+            None,
+            &["auth:list-clients"],
+        ),
+        call(
+            "client",
+            "GET",
+            format!("{auth}/clients/x%2Fy"),
+            None,
+            &["auth:get-client:x/y"],
+        ),
+        call(
+            "resetAccessToken",
+            "POST",
+            format!("{auth}/clients/x%2Fy/reset"),
+            None,
+            &["auth:reset-access-token:x/y"],
+        ),
+        call(
+            "deleteClient",
+            "DELETE",
+            format!("{auth}/clients/x%2Fy"),
+            None,
+            &["auth:delete-client:x/y"],
+        ),
     ];
     for (name, path) in [
         ("getArtifact", "runs/0/artifacts"),
@@ -175,7 +257,12 @@ async fn calls(scene: &Scene) -> Vec<Call> {
         ("artifactInfo", "runs/0/artifact-info"),
         ("latestArtifactInfo", "artifact-info"),
     ] {
-        calls.push(open(name, "GET", format!("{queue}/task/{id}/{path}/public%2Fa"), None));
+        calls.push(open(
+            name,
+            "GET",
+            format!("{queue}/task/{id}/{path}/public%2Fa"),
+            None,
+        ));
         // What is said of an artifact needs no more than listing it.
         let info = name.ends_with("Info");
         let private = format!("{queue}/task/{id}/{path}/private%2Fa");
@@ -214,7 +301,10 @@ async fn every_call_asks_for_its_scopes_and_for_no_more() {
         for (whose, credentials) in [("no", None), ("other", Some(&other))] {
             let (found, body) = status(&scene, &call, credentials).await;
             if call.anybody {
-                assert!(found < 400 || found == 424, "{name} with {whose} credentials: {found} {body}");
+                assert!(
+                    found < 400 || found == 424,
+                    "{name} with {whose} credentials: {found} {body}"
+                );
             } else {
                 assert_eq!(found, 403, "{name} with {whose} credentials: {body}");
             }

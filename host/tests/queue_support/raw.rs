@@ -20,10 +20,7 @@ pub(crate) fn address(queue: &EmbeddedQueue) -> SocketAddr {
 }
 
 pub(crate) fn now() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap()
-        .as_secs()
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()
 }
 
 /// A request, and how it is to be signed.
@@ -108,7 +105,10 @@ impl Raw {
     }
 
     pub(crate) fn bytes(&self) -> Vec<u8> {
-        let mut head = format!("{} {} HTTP/1.1\r\nHost: {}\r\n", self.method, self.target, self.host);
+        let mut head = format!(
+            "{} {} HTTP/1.1\r\nHost: {}\r\n",
+            self.method, self.target, self.host
+        );
         for (name, value) in &self.headers {
             head += &format!("{name}: {value}\r\n");
         }
@@ -139,7 +139,9 @@ pub(crate) async fn exchange(to: SocketAddr, bytes: &[u8]) -> Vec<u8> {
         let _ = stream.read_to_end(&mut answer).await;
         answer
     };
-    tokio::time::timeout(BOUND, exchange).await.expect("an answer, or an end")
+    tokio::time::timeout(BOUND, exchange)
+        .await
+        .expect("an answer, or an end")
 }
 
 /// An answer in pieces.

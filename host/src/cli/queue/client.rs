@@ -95,7 +95,7 @@ pub(super) async fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
     match arguments.command {
         Commands::Create(create) => self::create(&create).await?,
         Commands::List { json, queue } => {
-            let clients = connect(&queue)?.list_clients().await?;
+            let clients = connect(&queue)?.0.list_clients().await?;
             if json {
                 terminal::print_line(format_args!("{:#}", Value::Array(clients)))?;
             } else {
@@ -105,10 +105,10 @@ pub(super) async fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
         Commands::Reset { name, output, queue } => {
             let client = connect(&queue)?;
             let file = output.open()?;
-            let answer = client.reset_access_token(&name).await;
+            let answer = client.0.reset_access_token(&name).await;
             output.write(file, answer, &client, None)?;
         }
-        Commands::Delete { name, queue } => connect(&queue)?.delete_client(&name).await?,
+        Commands::Delete { name, queue } => connect(&queue)?.0.delete_client(&name).await?,
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -137,7 +137,7 @@ async fn create(create: &Create) -> Result<(), Failure> {
         "expires": format_time(expires),
         "deleteOnExpiration": true,
     });
-    let answer = client.create_client(&create.name, &definition).await;
+    let answer = client.0.create_client(&create.name, &definition).await;
     let pool = create
         .worker_pool
         .first()
@@ -204,12 +204,13 @@ fn in_so_long(text: &str) -> Result<DateTime<Utc>, String> {
         .ok_or_else(|| "that is too long; leave it out for a client that lasts".to_owned())
 }
 
-fn connect(flags: &QueueFlags) -> Result<QueueClient, Failure> {
+/// A client of the queue, and what it needs to be trusted.
+fn connect(flags: &QueueFlags) -> Result<(QueueClient, Option<PathBuf>), Failure> {
     let config = flags.load(|flags| {
         flags.log_level.get_or_insert_with(|| "warn".to_owned());
     })?;
     logging::start(&config.log);
-    submit::client(&config)
+    Ok((submit::client(&config)?, config.ca_certificates))
 }
 
 impl Output {
@@ -235,7 +236,7 @@ impl Output {
         &self,
         file: Option<File>,
         answer: Result<Value, crate::queue::QueueError>,
-        client: &QueueClient,
+        (client, ca_certificates): &(QueueClient, Option<PathBuf>),
         pool: Option<&str>,
     ) -> Result<(), Failure> {
         let answer = match answer {
@@ -248,7 +249,7 @@ impl Output {
                 return Err(error.into());
             }
         };
-        let text = configuration(client.root_url(), &answer, pool);
+        let text = configuration(client.root_url(), &answer, pool, ca_certificates);
         match (file, self.output.as_deref()) {
             (Some(mut file), path) => {
                 let name = path.map_or_else(String::new, |path| Path::display(path).to_string());
@@ -264,13 +265,22 @@ impl Output {
 }
 
 /// What a worker, or somebody with tasks, has in their configuration. Values are JSON, which YAML is a superset of.
-fn configuration(root_url: &str, client: &Value, pool: Option<&str>) -> String {
+fn configuration(
+    root_url: &str,
+    client: &Value,
+    pool: Option<&str>,
+    ca_certificates: &Option<PathBuf>,
+) -> String {
     let mut text = format!(
         "queue:\n  rootUrl: {}\n  clientId: {}\n  accessToken: {}\n",
         json!(root_url),
         client["clientId"],
         client["accessToken"]
     );
+    // The file goes where this one goes, into the same directory.
+    if let Some(file) = ca_certificates.as_deref().and_then(Path::file_name) {
+        text += &format!("  caCertificates: {}\n", json!(file.to_string_lossy()));
+    }
     if let Some(pool) = pool {
         text += &format!("worker:\n  workerPool: {}\n", json!(pool));
     }

@@ -52,15 +52,19 @@ impl Certificate {
             .issuer
             .as_ref()
             .map(|issuer| format!("clientId:{client_id}\nissuer:{issuer}\n"));
-        format!(
-            "version:{}\n{}seed:{}\nstart:{}\nexpiry:{}\nscopes:\n{}",
+        let mut text = format!(
+            "version:{}\n{}seed:{}\nstart:{}\nexpiry:{}\nscopes:",
             self.version,
             named.unwrap_or_default(),
             self.seed,
             self.start,
             self.expiry,
-            self.scopes.join("\n")
-        )
+        );
+        for scope in &self.scopes {
+            text.push('\n');
+            text.push_str(scope);
+        }
+        text
     }
 }
 
@@ -554,7 +558,11 @@ fn parse_ext(ext: Option<&str>) -> Result<Ext, ApiError> {
     let bytes = STANDARD
         .decode(text)
         .map_err(|error| refused(format!("the ext field is not base64: {error}")))?;
-    serde_json::from_slice(&bytes).map_err(|error| refused(format!("the ext field is malformed: {error}")))
+    // As an object: serde would take a list for one.
+    let object: Result<serde_json::Map<String, Value>, _> = serde_json::from_slice(&bytes);
+    object
+        .and_then(|object| serde_json::from_value(Value::Object(object)))
+        .map_err(|error| refused(format!("the ext field is malformed: {error}")))
 }
 
 /// Gives up what the caller does not want to have for this request.

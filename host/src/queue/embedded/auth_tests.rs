@@ -274,3 +274,112 @@ fn storage_urls_stand_for_one_method_path_and_end() {
     let ended = authority.sign_storage("PUT", "/a", 5).unwrap();
     assert!(authority.check_storage("PUT", "/a", 5, &ended).is_err());
 }
+
+/// Random text out of the pieces that the parsers look for, and changed proper ones: whatever comes, it is refused or
+/// understood, and never more.
+#[test]
+fn no_header_and_no_bewit_breaks_the_parsers() {
+    use rand::rngs::StdRng;
+    use rand::seq::IndexedRandom as _;
+    use rand::{Rng as _, SeedableRng as _};
+
+    let seed: u64 = std::env::var("TCW_FUZZ_SEED")
+        .ok()
+        .and_then(|seed| seed.parse().ok())
+        .unwrap_or(1);
+    let mut rng = StdRng::seed_from_u64(seed);
+    let pieces = [
+        "Hawk ",
+        "hawk",
+        "id",
+        "ts",
+        "nonce",
+        "mac",
+        "ext",
+        "hash",
+        "app",
+        "dlg",
+        "=",
+        "\"",
+        ",",
+        " ",
+        "\t",
+        "\\",
+        "1",
+        "-",
+        "18446744073709551615",
+        "253402300799",
+        "253402300800",
+        "AAAA",
+        "====",
+        "ü",
+        "\u{0}",
+        "{",
+        "}",
+        "[",
+        "null",
+        "\"certificate\":",
+        "\"authorizedScopes\":",
+        "9223372036854775807",
+        "-9223372036854775808",
+        "bewit=",
+        "&",
+        "?",
+    ];
+    let authority = authority();
+    for round in 0..20_000 {
+        let mut text: String = (0..rng.random_range(0..30))
+            .map(|_| *pieces.choose(&mut rng).expect("there are some"))
+            .collect();
+        if round % 2 == 0 {
+            text = format!(
+                "Hawk id=\"root\", ts=\"1\", nonce=\"n\", mac=\"AAAA\", ext=\"{}\"",
+                STANDARD.encode(&text)
+            );
+            for _ in 0..rng.random_range(0..3) {
+                let at = rng.random_range(0..text.len());
+                let piece = pieces.choose(&mut rng).expect("there are some");
+                if text.is_char_boundary(at) {
+                    text.insert_str(at, piece);
+                }
+            }
+        }
+        let context = || format!("seed {seed}, round {round}: {text:?}");
+        if let Ok(header) = parse_header(&text) {
+            // What was understood says the same when it is written again.
+            let again = parse_header(&format!("Hawk {header}"))
+                .unwrap_or_else(|error| panic!("{error:?}: {}", context()));
+            assert_eq!(
+                (again.id, again.ts, again.nonce),
+                (header.id, header.ts, header.nonce),
+                "{}",
+                context()
+            );
+        }
+        let _ = parse_ext(Some(&text));
+        let _ = parse_ext(Some(&STANDARD.encode(&text)));
+        let mut headers = HeaderMap::new();
+        if let Ok(value) = HeaderValue::from_str(&text) {
+            headers.insert(header::AUTHORIZATION, value);
+        }
+        for resource in [
+            format!("/x?bewit={}", URL_SAFE_NO_PAD.encode(&text)),
+            format!("/x?{text}"),
+            "/x".to_owned(),
+        ] {
+            let outcome = authority.authenticate(&Signed {
+                method: &Method::GET,
+                resource: &resource,
+                host: "localhost",
+                port: 80,
+                headers: &headers,
+            });
+            // Nobody has signed any of this.
+            assert!(
+                outcome.map_or(true, |somebody| somebody.is_anonymous()),
+                "{}",
+                context()
+            );
+        }
+    }
+}

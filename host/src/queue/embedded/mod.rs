@@ -20,6 +20,8 @@ mod error;
 mod files;
 mod listen;
 mod nonces;
+#[cfg(test)]
+mod parse_tests;
 mod record;
 mod route;
 mod schemas;
