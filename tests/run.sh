@@ -65,6 +65,7 @@ if ! command -v cargo >/dev/null; then
 fi
 need cc gcc
 need python3 python3
+need openssl openssl
 need setsid util-linux
 
 # --- form ----------------------------------------------------------------------------------------------------------
@@ -101,6 +102,8 @@ if [ "$full" = yes ]; then
     check "a plugin built by rustc 1.85 and by 1.96" tests/compilers.sh "$target"
     check "the templates for vendors, expanded by cargo-generate" tests/templates.sh "$target" --cargo-generate
     check "ABI evolution: shipped and shuffled libraries" tests/abi-history/run.sh "$target" --slow
+    check "the embedded queue under 100,000 requests that no client would send" \
+        cargo test -p tcw-host --test queue_fuzz -- --ignored --nocapture
     check "benchmarks" tests/bench/run.sh
 fi
 

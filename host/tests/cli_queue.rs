@@ -398,7 +398,7 @@ fn settings_that_would_let_others_listen_in_are_refused() {
             73,
             "nowhere.json",
         ),
-        (&["--payload-schema", "nonsense=nowhere.json"], 64, "nonsense"),
+        (&["--payload-schema", "nonsense=nowhere.json"], 73, "nonsense"),
     ] {
         let ended = serve(flags);
         assert_eq!(ended.code(), code, "{flags:?}: {}", ended.stderr);

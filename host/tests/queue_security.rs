@@ -174,6 +174,32 @@ async fn a_body_that_was_signed_is_the_one_that_counts() {
     }
 }
 
+/// The official asynchronous client signs no body as one without a type, and its HTTP library adds a type afterwards.
+#[tokio::test]
+async fn the_type_of_no_body_does_not_matter() {
+    let scene = Scene::new().await;
+    let root = scene.queue.credentials();
+    let credentials = hawk::Credentials {
+        id: root.client_id.clone(),
+        key: hawk::Key::new(&root.access_token, hawk::SHA256).unwrap(),
+    };
+    for (content_type, body, status) in [("application/octet-stream", "", 404), ("text/plain", "x", 401)] {
+        let mut request = private(&scene);
+        let to = address(&scene.queue);
+        let hash = hawk::PayloadHasher::hash("", hawk::SHA256, body).unwrap();
+        let header = hawk::RequestBuilder::new("POST", &to.ip().to_string(), to.port(), &request.target)
+            .hash(Some(&hash[..]))
+            .request()
+            .make_header(&credentials)
+            .unwrap();
+        request.body = body.into();
+        let request = request
+            .header("Content-Type", content_type)
+            .header("Authorization", format!("Hawk {header}"));
+        assert_eq!(request.send(&scene.queue).await.status, status, "{content_type}");
+    }
+}
+
 #[tokio::test]
 async fn headers_that_nobody_sends_in_good_faith_are_refused() {
     let scene = Scene::new().await;

@@ -18,7 +18,7 @@ use super::scratch::{self, Scratch};
 use super::signals::{Signals, leave_at_once};
 use super::{follow, logging, start, task_file, terminal};
 use crate::config::Config;
-use crate::queue::{Queue, QueueError, TaskId, WorkerPoolId};
+use crate::queue::{Queue, QueueClient, QueueError, TaskId, WorkerPoolId};
 use crate::services::log::{LogOptions, Mirror};
 use crate::worker::{Command, Control, Exit, Stop, Worker, WorkerOptions};
 
@@ -121,7 +121,7 @@ async fn run_task(
         () = cancel_on_signal(&mut signals, queue.as_ref(), &task, &control) => leave_at_once(INTERRUPTED),
     };
     let reported = tokio::select! {
-        reported = report(arguments, queue.as_ref(), &task) => reported,
+        reported = report(arguments, connected.client.as_ref(), &task) => reported,
         // The task is over; who interrupts now does not want its artifacts.
         _ = signals.next() => leave_at_once(INTERRUPTED),
     };
@@ -158,7 +158,7 @@ async fn cancel_on_signal(signals: &mut Signals, queue: &dyn Queue, task: &TaskI
     signals.next().await;
 }
 
-async fn report(arguments: &Arguments, queue: &dyn Queue, task: &TaskId) -> Result<ExitCode, Failure> {
+async fn report(arguments: &Arguments, queue: &QueueClient, task: &TaskId) -> Result<ExitCode, Failure> {
     let state = queue.status(task).await?;
     let artifacts = follow::artifacts(queue, task, arguments.artifacts.as_deref()).await?;
     terminal::say(format_args!("\ntask {task}: {}", outcome::in_words(&state)));

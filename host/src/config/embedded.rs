@@ -8,6 +8,7 @@ use std::time::Duration;
 use serde_json::Value;
 use url::Url;
 
+use super::document::segment;
 use super::editor;
 use super::sections::Builder;
 
@@ -56,14 +57,21 @@ impl Builder {
             );
         }
         let schemas = embedded.get("payloadSchemas").and_then(Value::as_object);
-        let payload_schemas = schemas
-            .into_iter()
-            .flatten()
-            .filter_map(|(pool, file)| {
-                let pointer = format!("/queue/embedded/payloadSchemas/{}", pool.replace('/', "~1"));
-                Some((pool.clone(), self.path_at(&pointer, file.as_str()?)))
-            })
-            .collect();
+        let mut payload_schemas = BTreeMap::new();
+        for (pool, file) in schemas.into_iter().flatten() {
+            let pointer = format!("/queue/embedded/payloadSchemas/{}", segment(pool));
+            if !is_pool(pool) {
+                self.problem(
+                    &pointer,
+                    format!(
+                        "`queue.embedded.payloadSchemas`: {pool:?} is no worker pool such as local/native"
+                    ),
+                );
+            }
+            if let Some(file) = file.as_str() {
+                payload_schemas.insert(pool.clone(), self.path_at(&pointer, file));
+            }
+        }
         EmbeddedQueue {
             listen,
             root_url: root_url.map(|url| url.trim_end_matches('/').to_owned()),
@@ -139,6 +147,15 @@ impl Builder {
             );
         }
     }
+}
+
+fn is_pool(text: &str) -> bool {
+    let half = |half: &str| {
+        let allowed = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
+        (1..=38).contains(&half.len()) && half.bytes().all(allowed)
+    };
+    text.split_once('/')
+        .is_some_and(|(one, other)| half(one) && half(other))
 }
 
 /// A scheme, a host and perhaps a port.

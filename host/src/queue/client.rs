@@ -18,6 +18,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::header::{AUTHORIZATION, HeaderMap, LOCATION};
+use reqwest::redirect::Policy;
 use reqwest::{Method, Url};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -94,6 +95,7 @@ struct Shared {
     /// `<root URL>/api/queue/v1/`.
     base: Url,
     retry: RetryPolicy,
+    ca_certificates: Vec<reqwest::Certificate>,
 }
 
 impl QueueClient {
@@ -118,10 +120,11 @@ impl QueueClient {
             .map_err(|error| setup(format!("the root URL {root_url:?} cannot be extended: {error}")))?;
         let signer = config.credentials.map(Signer::new).transpose()?.map(Arc::new);
         let shared = Shared {
-            http: http::connection_pool(&root, config.ca_certificates)?,
+            http: http::connection_pool(&root, &config.ca_certificates, Policy::none())?,
             root_url,
             base,
             retry: config.retry,
+            ca_certificates: config.ca_certificates,
         };
         Ok(Self {
             shared: Arc::new(shared),
@@ -138,6 +141,25 @@ impl QueueClient {
         let signer = Arc::new(Signer::new(credentials)?);
         *self.signer.write().unwrap_or_else(PoisonError::into_inner) = Some(signer);
         Ok(())
+    }
+
+    /// Fetches a URL that needs no signature, such as that of an artifact, wherever it leads.
+    ///
+    /// # Errors
+    /// If there is no answer; any status is one.
+    pub async fn download(&self, url: &str) -> Result<reqwest::Response, QueueError> {
+        let setup = |error: &dyn std::fmt::Display| QueueError::Setup {
+            message: format!("what the queue sends to fetch is no URL: {error}"),
+        };
+        let url = Url::parse(url).map_err(|error| setup(&error))?;
+        // Seldom, and with a policy of its own: so it has no place in the pool.
+        let http = http::connection_pool(&url, &self.shared.ca_certificates, Policy::limited(10))?;
+        let failed = |error: reqwest::Error| QueueError::Unavailable {
+            at: http::endpoint(&Method::GET, &url),
+            attempts: 1,
+            message: http::with_causes(&error.without_url()),
+        };
+        http.get(url.clone()).send().await.map_err(failed)
     }
 
     /// Whether the service answers at all.
