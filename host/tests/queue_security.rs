@@ -491,6 +491,27 @@ async fn a_client_ends_when_it_expires() {
         .send(&scene.queue)
         .await;
     assert_eq!((answer.status, answer.message().contains("expired")), (401, true));
+    // It is there for whoever looks, unless it was to go then.
+    let listed = async || {
+        let list = Raw::new(&scene.queue, "GET", "/api/auth/v1/clients/").signed(&root);
+        let clients = list.send(&scene.queue).await.json()["clients"].take();
+        let clients = clients.as_array().unwrap().iter();
+        clients
+            .map(|client| client["clientId"].as_str().unwrap().to_owned())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(listed().await, ["gone"]);
+    let definition =
+        json!({ "description": "", "expires": past, "scopes": ["a"], "deleteOnExpiration": true });
+    make_client(&scene, &root, "quite/gone", &definition).await;
+    assert_eq!(listed().await, ["gone"]);
+    let definition = json!({ "description": "", "expires": in_an_hour(), "scopes": ["a"] });
+    assert_eq!(
+        make_client(&scene, &root, "quite/gone", &definition).await.status,
+        200,
+        "the name is free again"
+    );
+    assert_eq!(listed().await, ["gone", "quite/gone"]);
 }
 
 #[tokio::test]

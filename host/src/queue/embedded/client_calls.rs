@@ -213,9 +213,10 @@ fn listed(list: &List, authority: &Authority) -> Value {
     let all = authority.clients.all();
     let limit = list.limit.unwrap_or(PAGE).clamp(1, PAGE);
     let after = list.after.clone().unwrap_or_default();
-    let mut matching = all
-        .range(after..)
-        .filter(|(id, _)| id.starts_with(&list.prefix) && list.after.as_ref() != Some(*id));
+    let now = now();
+    let mut matching = all.range(after..).filter(|(id, client)| {
+        id.starts_with(&list.prefix) && list.after.as_ref() != Some(*id) && !client.is_over(now)
+    });
     let page: Vec<_> = matching.by_ref().take(limit).collect();
     let clients: Vec<Value> = page.iter().map(|(id, client)| described(id, client)).collect();
     let mut answer = json!({ "clients": clients });

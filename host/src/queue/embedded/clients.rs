@@ -30,6 +30,13 @@ pub(super) struct Client {
     pub(super) rotated: Millis,
 }
 
+impl Client {
+    /// Whether it has expired and was to go then. It may still be there: it goes when the file is written next.
+    pub(super) fn is_over(&self, now: Millis) -> bool {
+        self.about.delete_on_expiration && self.about.expires < now
+    }
+}
+
 /// What its maker decides.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -130,23 +137,12 @@ impl Clients {
         })
     }
 
-    /// Deletes those that have expired and are to go then. Blocks.
-    pub(super) fn sweep(&self, now: Millis) -> Result<(), ApiError> {
-        let ended = |client: &Client| client.about.delete_on_expiration && client.about.expires < now;
-        if !self.all().values().any(|client| ended(client)) {
-            return Ok(());
-        }
-        self.change(|all| {
-            all.retain(|_, client| !ended(client));
-            Ok(())
-        })
-    }
-
     /// On disk first: who was told of a token can rely on it, and who was told of an end too.
     fn change<T>(&self, change: impl FnOnce(&mut All) -> Result<T, ApiError>) -> Result<T, ApiError> {
         let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
         let before = self.all();
         let mut all = All::clone(&before);
+        all.retain(|_, client| !client.is_over(super::core::now()));
         let changed = change(&mut all)?;
         if all != *before {
             let written: BTreeMap<&str, &Client> =

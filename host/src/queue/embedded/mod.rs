@@ -375,9 +375,6 @@ async fn keep_house(server: Arc<Server>) {
                 tracing::error!(%error, "expired artifacts were not deleted");
             }
         }
-        let swept = Arc::clone(&server);
-        // What goes wrong is in the log, and clients that have expired are refused all the same.
-        let _ = tokio::task::spawn_blocking(move || swept.authority.clients.sweep(core::now())).await;
         tokio::time::sleep(HOUSEKEEPING).await;
     }
 }
