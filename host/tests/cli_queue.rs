@@ -57,7 +57,7 @@ fn client(place: &Place, name: &str, more: &[&str]) -> String {
     file
 }
 
-/// A worker with a state of its own.
+/// A worker with a state of its own, for one task: told to stop, it would wait for its poll to end.
 fn worker(place: &Place, config: &str, name: &str) -> Running {
     let state = place.path(name).display().to_string();
     let worker = place.start(&with(
@@ -69,6 +69,8 @@ fn worker(place: &Place, config: &str, name: &str) -> Running {
             name,
             "--state-directory",
             &state,
+            "--number-of-tasks",
+            "1",
         ],
         &place.native(),
     ));
@@ -141,8 +143,7 @@ fn two_workers_share(place: &Place, queue_flags: &[&str]) {
         assert!(ended.stdout.lines().any(|line| line == "met"), "{}", ended.stdout);
     }
     for worker in workers {
-        worker.signal(Signal::INT);
-        assert_eq!(worker.end().code(), 71);
+        assert_eq!(worker.end().code(), 0, "it was to run one task");
     }
 }
 
@@ -266,9 +267,11 @@ fn the_page_for_a_small_team_can_be_followed() {
         steps += 1;
     }
     assert_eq!(steps, 7, "each step of the page was met");
-    // The worker first, so that it need not look for its queue.
-    for process in running.into_iter().rev() {
+    // The worker first; the queue answers its poll when it ends itself.
+    for process in running.iter().rev() {
         process.signal(Signal::TERM);
+    }
+    for process in running {
         let ended = process.end();
         assert!([0, 72].contains(&ended.code()), "{}", ended.stderr);
     }
@@ -314,6 +317,18 @@ fn the_page_for_a_small_team_can_be_followed() {
     let refused = submit(&place.path("hello.yml").display().to_string());
     assert_eq!(refused.code(), 1);
     assert!(refused.stderr.contains("certificate"), "{}", refused.stderr);
+    let hello = place.path("hello.yml").display().to_string();
+    let mut trusting = place.tcw(&[
+        "submit",
+        &hello,
+        "--worker-pool",
+        "local/native",
+        "--config",
+        &anna,
+    ]);
+    trusting.env("SSL_CERT_FILE", place.path("authority.pem"));
+    let submitted = place.start_command(trusting).end();
+    assert_eq!(submitted.code(), 0, "{}", submitted.stderr);
     // A certificate that cannot be read does not replace the one in use.
     std::fs::rename(place.path("queue.pem"), place.path("moved.pem")).expect("it can be moved");
     queue.signal(Signal::HUP);
@@ -343,6 +358,26 @@ fn one_directory_is_for_one_queue() {
     ends_well(queue, Signal::INT);
     let (queue, _) = serve(&place, &[]);
     ends_well(queue, Signal::TERM);
+}
+
+/// Whoever does not want to wait for others says so twice.
+#[test]
+fn a_second_signal_does_not_wait() {
+    let place = Place::new();
+    let (queue, root_url) = serve(&place, &[]);
+    let host = root_url.strip_prefix("http://").expect("it is plain");
+    // A call that is under way, and stays so.
+    let mut slow = std::net::TcpStream::connect(host).expect("it listens");
+    let head = format!(
+        "POST /api/queue/v1/tasks HTTP/1.1\r\nHost: {host}\r\nExpect: 100-continue\r\nContent-Length: 9\r\n\r\n"
+    );
+    std::io::Write::write_all(&mut slow, head.as_bytes()).expect("it reads");
+    let mut first = [0];
+    std::io::Read::read_exact(&mut slow, &mut first).expect("it asks for the body");
+    queue.signal(Signal::TERM);
+    queue.says("SIGTERM: stopping");
+    queue.signal(Signal::INT);
+    assert_eq!(queue.end().code(), 72);
 }
 
 #[test]

@@ -27,6 +27,7 @@ mod route;
 mod schemas;
 mod scopes;
 mod server;
+mod signature;
 mod storage;
 mod store;
 mod tasks;
