@@ -102,7 +102,7 @@ if [ "$full" = yes ]; then
     check "a plugin built by rustc 1.85 and by 1.96" tests/compilers.sh "$target"
     check "the templates for vendors, expanded by cargo-generate" tests/templates.sh "$target" --cargo-generate
     check "ABI evolution: shipped and shuffled libraries" tests/abi-history/run.sh "$target" --slow
-    check "the embedded queue under 100,000 requests that no client would send" \
+    check "the embedded queue under 40,000 requests that no client would send" \
         cargo test -p tcw-host --test queue_fuzz -- --ignored --nocapture
     check "benchmarks" tests/bench/run.sh
 fi
