@@ -65,6 +65,7 @@ if ! command -v cargo >/dev/null; then
 fi
 need cc gcc
 need python3 python3
+need openssl openssl
 need setsid util-linux
 
 # --- form ----------------------------------------------------------------------------------------------------------
@@ -108,6 +109,8 @@ if [ "$full" = yes ]; then
     need curl curl
     cargo_tests "killed at every point, and what takes a queue's patience" -p tcw-host --test recovery_kill \
         --test recovery_state --test disk_full -- --ignored
+    check "the embedded queue under 40,000 requests that no client would send" \
+        cargo test -p tcw-host --test queue_fuzz -- --ignored --nocapture
     check "benchmarks" tests/bench/run.sh
     # Benchmarks have built the release. The debug build shows that the pattern finds what it looks for.
     check "fault points are in a debug build, and not in a release" sh -c \

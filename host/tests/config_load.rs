@@ -519,6 +519,7 @@ fn flags_override_everything_and_are_checked_alike() {
         log_format: Some("json".into()),
         log_level: Some("trace".into()),
         embedded: false,
+        ..Flags::default()
     };
     let text = "worker: {provisionerId: a, workerType: b, capacity: 9}\nlibraries: {directories: [there]}\n";
     let config = Scene::new(text).flags(flags.clone()).load();

@@ -168,5 +168,36 @@ class OfficialClient(unittest.TestCase):
         self.assertIn(LOG, names)
 
 
+class OfficialAuthClient(unittest.TestCase):
+    """Clients that last, made and deleted by the official client of the Auth service."""
+
+    def test_a_client_is_made_used_reset_and_deleted(self):
+        auth = taskcluster.Auth(taskcluster.optionsFromEnvironment())
+        name = f"official/{taskcluster.slugId()}"
+        expires = taskcluster.fromNow("1 hour")
+        made = auth.createClient(
+            name, {"description": "d", "expires": expires, "scopes": ["queue:pending-count:*"]}
+        )
+        self.addCleanup(auth.deleteClient, name)
+        self.assertNotIn("accessToken", auth.client(name))
+        self.assertIn(name, [client["clientId"] for client in auth.listClients(query={"prefix": "official/"})["clients"]])
+
+        def pending(token):
+            options = {
+                "rootUrl": os.environ["TASKCLUSTER_ROOT_URL"],
+                "credentials": {"clientId": name, "accessToken": token},
+            }
+            return taskcluster.Queue(options).pendingTasks(POOL)["pendingTasks"]
+
+        pending(made["accessToken"])
+        reset = auth.resetAccessToken(name)
+        with self.assertRaises(taskcluster.exceptions.TaskclusterAuthFailure):
+            pending(made["accessToken"])
+        pending(reset["accessToken"])
+        auth.deleteClient(name)
+        with self.assertRaises(taskcluster.exceptions.TaskclusterAuthFailure):
+            pending(reset["accessToken"])
+
+
 if __name__ == "__main__":
     unittest.main()

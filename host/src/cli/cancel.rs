@@ -19,7 +19,7 @@ pub(super) struct Arguments {
 }
 
 pub(super) async fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
-    let config = arguments.worker.load_quietly()?;
+    let config = arguments.worker.load_to_ask()?;
     logging::start(&config.log);
     let task: TaskId = arguments.task.parse().map_err(Failure::usage)?;
     let status = submit::client(&config)?.cancel_task(&task).await?;

@@ -18,7 +18,7 @@ use super::scratch::{self, Scratch};
 use super::signals::{Signals, leave_at_once};
 use super::{follow, logging, start, task_file, terminal};
 use crate::config::Config;
-use crate::queue::{Queue, QueueError, TaskId, WorkerPoolId};
+use crate::queue::{Queue, QueueClient, QueueError, TaskId, WorkerPoolId};
 use crate::services::log::{LogOptions, Mirror};
 use crate::worker::{Command, Control, Exit, Stop, Worker, WorkerOptions};
 
@@ -50,7 +50,7 @@ async fn exec(arguments: &Arguments, config: &Config) -> Result<ExitCode, Failur
         &slugid::v4().to_lowercase().replace(['_', '-'], "0")[..16]
     );
     let pool = WorkerPoolId::new("local", &name).map_err(Failure::general)?;
-    let mut definition = task_file::read(&arguments.task, &pool)?;
+    let mut definition = task_file::read(&arguments.task, Some(&pool))?;
     definition["taskQueueId"] = pool.to_string().into();
     if let Some(definition) = definition.as_object_mut() {
         definition.remove("provisionerId");
@@ -119,7 +119,7 @@ async fn run_task(
         () = cancel_on_signal(&mut signals, queue.as_ref(), &task, &control) => leave_at_once(INTERRUPTED),
     };
     let reported = tokio::select! {
-        reported = report(arguments, queue.as_ref(), &task) => reported,
+        reported = report(arguments, connected.client.as_ref(), &task) => reported,
         // The task is over; who interrupts now does not want its artifacts.
         _ = signals.next() => leave_at_once(INTERRUPTED),
     };
@@ -156,7 +156,7 @@ async fn cancel_on_signal(signals: &mut Signals, queue: &dyn Queue, task: &TaskI
     signals.next().await;
 }
 
-async fn report(arguments: &Arguments, queue: &dyn Queue, task: &TaskId) -> Result<ExitCode, Failure> {
+async fn report(arguments: &Arguments, queue: &QueueClient, task: &TaskId) -> Result<ExitCode, Failure> {
     let state = queue.status(task).await?;
     let artifacts = follow::artifacts(queue, task, arguments.artifacts.as_deref()).await?;
     terminal::say(format_args!("\ntask {task}: {}", outcome::in_words(&state)));

@@ -52,9 +52,28 @@ pub(super) struct WorkerFlags {
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
-enum LogForm {
+pub(super) enum LogForm {
     Text,
     Json,
+}
+
+impl LogForm {
+    /// As the configuration has it.
+    pub(super) fn name(self) -> String {
+        match self {
+            LogForm::Text => "text".to_owned(),
+            LogForm::Json => "json".to_owned(),
+        }
+    }
+}
+
+/// The level that so many `-v` stand for.
+pub(super) fn log_level(verbose: u8) -> Option<String> {
+    match verbose {
+        0 => None,
+        1 => Some("debug".to_owned()),
+        _ => Some("trace".to_owned()),
+    }
 }
 
 impl WorkerFlags {
@@ -66,6 +85,14 @@ impl WorkerFlags {
     /// The same, with less in the worker's own log unless more is asked for: where a task's log is what matters.
     pub(super) fn load_quietly(&self) -> Result<Config, Failure> {
         let mut sources = self.sources();
+        sources.flags.log_level.get_or_insert_with(|| "warn".to_owned());
+        Ok(Config::load(&sources)?)
+    }
+
+    /// The same for commands that ask the queue something and claim nothing.
+    pub(super) fn load_to_ask(&self) -> Result<Config, Failure> {
+        let mut sources = self.sources();
+        sources.flags.only_asks = true;
         sources.flags.log_level.get_or_insert_with(|| "warn".to_owned());
         Ok(Config::load(&sources)?)
     }
@@ -87,15 +114,9 @@ impl WorkerFlags {
             state_directory: self.state_directory.clone(),
             idle_timeout: self.idle_timeout.clone(),
             number_of_tasks: self.number_of_tasks,
-            log_format: self.log_format.map(|form| match form {
-                LogForm::Text => "text".to_owned(),
-                LogForm::Json => "json".to_owned(),
-            }),
-            log_level: match self.verbose {
-                0 => None,
-                1 => Some("debug".to_owned()),
-                _ => Some("trace".to_owned()),
-            },
+            log_format: self.log_format.map(LogForm::name),
+            log_level: log_level(self.verbose),
+            ..Flags::default()
         };
         Sources {
             file: self.config.clone(),

@@ -7,11 +7,11 @@ use std::path::{Component, Path, PathBuf};
 use flate2::read::MultiGzDecoder;
 
 use super::outcome::Failure;
-use crate::queue::{Artifact, Queue, TaskId};
+use crate::queue::{Artifact, Queue as _, QueueClient, TaskId};
 
 /// The artifacts of a task's last run. Fetches those with content into `directory`, if one is given.
 pub(super) async fn artifacts(
-    queue: &dyn Queue,
+    queue: &QueueClient,
     task: &TaskId,
     directory: Option<&Path>,
 ) -> Result<Vec<Artifact>, Failure> {
@@ -44,7 +44,7 @@ pub(super) fn line(artifact: &Artifact) -> String {
 }
 
 /// An artifact's bytes, decoded.
-pub(super) async fn content(queue: &dyn Queue, task: &TaskId, name: &str) -> Result<Vec<u8>, Failure> {
+pub(super) async fn content(queue: &QueueClient, task: &TaskId, name: &str) -> Result<Vec<u8>, Failure> {
     let url = queue.latest_artifact_url(task, name).await?;
     let failed = |error: reqwest::Error| {
         Failure::general(format!(
@@ -52,10 +52,8 @@ pub(super) async fn content(queue: &dyn Queue, task: &TaskId, name: &str) -> Res
             error.without_url()
         ))
     };
-    let response = reqwest::get(url)
-        .await
-        .and_then(reqwest::Response::error_for_status)
-        .map_err(failed)?;
+    let response = queue.download(&url).await?;
+    let response = response.error_for_status().map_err(failed)?;
     let gzip = response
         .headers()
         .get("content-encoding")

@@ -12,6 +12,7 @@ mod generations;
 mod library;
 mod logging;
 mod outcome;
+mod queue;
 mod recover;
 mod run;
 mod schema;
@@ -45,7 +46,8 @@ struct Arguments {
 
 const AFTER_HELP: &str = "\
 Exit statuses: `exec`, `submit --watch`: 0 completed, 1 failed, 2 exception. `run`: 0 done, 68 idle, 69 internal \
-error or a library that panicked or hung, 71 stopped after its tasks, 72 stopped at once. All: 64 usage or configuration cannot be read, 73 configuration \
+error or a library that panicked or hung, 71 stopped after its tasks, 72 stopped at once. `queue serve`: 0 told to \
+stop, 72 told twice. All: 64 usage or configuration cannot be read, 73 configuration \
 does not make sense, 77 others can read its secrets, 1 anything else.
 
 Without a deployment (TASKCLUSTER_ROOT_URL, or `queue: {rootUrl: ...}`) the embedded queue is used.";
@@ -72,6 +74,8 @@ enum Subcommands {
     Status(status::Arguments),
     /// Finish what a crash left behind, and say what was done.
     Recover(recover::Arguments),
+    /// The embedded queue by itself, for workers on several machines, and who may use it.
+    Queue(queue::Arguments),
 }
 
 /// Runs the command line and answers the exit status.
@@ -147,5 +151,6 @@ async fn dispatch(arguments: Arguments) -> Result<ExitCode, Failure> {
         Some(Subcommands::Library(arguments)) => library::run(arguments).await,
         Some(Subcommands::Status(arguments)) => status::run(arguments).await,
         Some(Subcommands::Recover(arguments)) => recover::run(&arguments).await,
+        Some(Subcommands::Queue(arguments)) => queue::run(arguments).await,
     }
 }

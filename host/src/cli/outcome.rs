@@ -16,6 +16,9 @@ pub(super) const INTERNAL: u8 = 69;
 /// The configuration does not make sense. (generic-worker's number.)
 pub(super) const INVALID: u8 = 73;
 
+/// Others can read what is secret. (generic-worker's number.)
+pub(super) const EXPOSED: u8 = 77;
+
 pub(super) fn status(number: u8) -> ExitCode {
     ExitCode::from(number)
 }

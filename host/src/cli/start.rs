@@ -10,12 +10,12 @@ use tcw_abi::engine::{Engine, LeaseRecord, feature};
 use tcw_abi::services::{LeaseRequest, WorkerInfo};
 
 use super::crashed;
-use super::outcome::{Failure, INVALID};
+use super::outcome::{EXPOSED, Failure, INVALID};
 use crate::assembly::{Assembly, AssemblyError, SchemaCheck, assemble, stored_engine};
 use crate::config::{self, Config, Deployment, QueueConfig};
 use crate::library::inspect::inspect_file;
 use crate::library::{Diagnostics, Loader, Probe};
-use crate::queue::embedded::{EmbeddedConfig, EmbeddedQueue, StartError};
+use crate::queue::embedded::{EmbeddedConfig, EmbeddedQueue, StartError, TlsFiles};
 use crate::queue::{ClientConfig, Credentials, Queue, QueueClient, WorkerIdentity, WorkerPoolId};
 use crate::services::log::LogOptions;
 use crate::services::worker::{LeaseStore, WorkerServices, WorkerServicesConfig};
@@ -42,7 +42,7 @@ pub(super) fn check(config: &Config) -> Result<(), Failure> {
     if config.libraries.engine.is_none() {
         return Err(AssemblyError::NoEngine.into());
     }
-    Ok(journal::private_directory(&config.worker.state_directory)?)
+    state_directory(config)
 }
 
 /// Locks `directory` and opens its journal. First of all: nothing else is touched while another worker uses it.
@@ -64,6 +64,11 @@ fn sweep(directory: &Path) -> std::io::Result<()> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
         removed => removed,
     }
+}
+
+/// Makes the state directory if need be.
+pub(super) fn state_directory(config: &Config) -> Result<(), Failure> {
+    Ok(journal::private_directory(&config.worker.state_directory)?)
 }
 
 /// A worker's libraries and services, without a queue yet.
@@ -130,13 +135,16 @@ pub(super) async fn load(
         library: String::new(),
     };
     let source = Arc::clone(&credentials);
-    let services = WorkerServices::new(WorkerServicesConfig {
-        worker: worker.clone(),
-        state: directory.to_owned(),
-        credentials: Arc::new(move || source.get().cloned()),
-        leases: Arc::new(Leases(journal.clone())),
-        control: Arc::new(control.clone()),
-    })?;
+    let services = WorkerServices::trusting(
+        WorkerServicesConfig {
+            worker: worker.clone(),
+            state: directory.to_owned(),
+            credentials: Arc::new(move || source.get().cloned()),
+            leases: Arc::new(Leases(journal.clone())),
+            control: Arc::new(control.clone()),
+        },
+        ca_certificates(config)?,
+    )?;
     // The host's own files of tasks that nobody runs any more.
     if let Err(error) = sweep(&tasks_directory(directory)) {
         tracing::warn!(%error, directory = %tasks_directory(directory).display(), "files of earlier tasks are left");
@@ -275,9 +283,11 @@ impl Parts {
             group: config.worker.group.clone(),
             id: config.worker.id.clone(),
         };
-        let client = QueueClient::new(
-            ClientConfig::new(located.root_url, Some(located.credentials)).with_worker(identity),
-        )?;
+        let client = ClientConfig {
+            ca_certificates: ca_certificates(config)?,
+            ..ClientConfig::new(located.root_url, Some(located.credentials)).with_worker(identity)
+        };
+        let client = QueueClient::new(client)?;
         Ok(Connected {
             client: Arc::new(client),
             embedded: located.embedded,
@@ -339,7 +349,13 @@ pub(super) struct Located {
 pub(super) async fn locate(config: &Config) -> Result<Located, Failure> {
     match &config.queue {
         QueueConfig::Deployment(deployment) => deployed(deployment),
-        QueueConfig::Embedded(settings) => start_embedded(config, settings).await.map_err(unusable),
+        QueueConfig::Embedded(settings) => {
+            let located = start_embedded(config, settings).await.map_err(unusable)?;
+            if let Some(embedded) = &located.embedded {
+                publish_schemas(embedded, settings)?;
+            }
+            Ok(located)
+        }
     }
 }
 
@@ -370,9 +386,19 @@ fn deployed(deployment: &Deployment) -> Result<Located, Failure> {
     })
 }
 
-async fn start_embedded(config: &Config, settings: &config::EmbeddedQueue) -> Result<Located, StartError> {
+/// Starts the embedded queue as it is configured, with what its pools' payloads have to be.
+pub(super) async fn start_embedded(
+    config: &Config,
+    settings: &config::EmbeddedQueue,
+) -> Result<Located, StartError> {
     let embedded = EmbeddedQueue::start(EmbeddedConfig {
         listen: settings.listen,
+        root_url: settings.root_url.clone(),
+        tls: settings
+            .tls
+            .clone()
+            .map(|(certificate, key)| TlsFiles { certificate, key }),
+        behind_proxy: settings.behind_proxy,
         claim_timeout: settings.claim_timeout,
         ..EmbeddedConfig::new(queue_directory(config))
     })
@@ -384,8 +410,59 @@ async fn start_embedded(config: &Config, settings: &config::EmbeddedQueue) -> Re
     })
 }
 
-fn unusable(error: StartError) -> Failure {
-    Failure::new(error.to_string(), INVALID)
+/// Has the embedded queue refuse payloads that do not fit the configured schemas. Blocks, briefly.
+pub(super) fn publish_schemas(
+    embedded: &EmbeddedQueue,
+    settings: &config::EmbeddedQueue,
+) -> Result<(), Failure> {
+    for (pool, path) in &settings.payload_schemas {
+        let wrong = |problem: String| {
+            Failure::new(
+                format!(
+                    "the payload schema {} of worker pool {pool}: {problem}; `tcw-host schema` prints that of a worker",
+                    path.display()
+                ),
+                INVALID,
+            )
+        };
+        let text =
+            std::fs::read_to_string(path).map_err(|error| wrong(format!("it cannot be read ({error})")))?;
+        let schema: Value =
+            serde_json::from_str(&text).map_err(|error| wrong(format!("it is not JSON ({error})")))?;
+        let pool = pool.parse().map_err(|error| wrong(format!("{error}")))?;
+        embedded
+            .register_worker_type(&pool, &schema)
+            .map_err(|error| wrong(error.problem))?;
+    }
+    Ok(())
+}
+
+/// The authorities that are trusted beside those that the system trusts.
+pub(super) fn ca_certificates(config: &Config) -> Result<Vec<reqwest::Certificate>, Failure> {
+    let Some(path) = &config.ca_certificates else {
+        return Ok(Vec::new());
+    };
+    let wrong = |problem: String| {
+        let message = format!("`queue.caCertificates`: {}: {problem}", path.display());
+        Failure::new(message, INVALID)
+    };
+    let pem = std::fs::read(path).map_err(|error| wrong(format!("it cannot be read ({error})")))?;
+    let certificates = reqwest::Certificate::from_pem_bundle(&pem)
+        .map_err(|error| wrong(format!("it is not a file of certificates in PEM ({error})")))?;
+    if certificates.is_empty() {
+        return Err(wrong(
+            "there is no certificate in it; it has to hold -----BEGIN CERTIFICATE-----".to_owned(),
+        ));
+    }
+    Ok(certificates)
+}
+
+pub(super) fn unusable(error: StartError) -> Failure {
+    let status = match error {
+        StartError::ExposedKey { .. } => EXPOSED,
+        _ => INVALID,
+    };
+    Failure::new(error.to_string(), status)
 }
 
 /// The embedded queue that another process runs, or the deployment.
@@ -409,10 +486,10 @@ pub(super) fn running(config: &Config) -> Result<Located, Failure> {
     match (field("rootUrl"), field("clientId"), field("accessToken")) {
         (Some(root_url), Some(client_id), Some(access_token)) => {
             // The file outlives the queue that wrote it; a client would try for a minute.
-            if let Some(address) = root_url.strip_prefix("http://") {
-                TcpStream::connect(address)
-                    .map_err(|error| nobody(format!("nothing answers at {root_url} any more ({error})")))?;
-            }
+            let addresses = url::Url::parse(&root_url).ok();
+            let addresses = addresses.and_then(|url| url.socket_addrs(|| None).ok());
+            TcpStream::connect(&*addresses.unwrap_or_default())
+                .map_err(|error| nobody(format!("nothing answers at {root_url} any more ({error})")))?;
             Ok(Located {
                 root_url,
                 credentials: Credentials::new(client_id, access_token),

@@ -20,7 +20,7 @@ pub(super) struct Arguments {
 }
 
 pub(super) async fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
-    let config = arguments.worker.load_quietly()?;
+    let config = arguments.worker.load_to_ask()?;
     let directory = start::worker_directory(&config);
     let answer = status::ask(&directory).await.map_err(|error| {
         Failure::general(format!(

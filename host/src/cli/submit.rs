@@ -9,7 +9,7 @@ use clap::Args;
 use super::flags::WorkerFlags;
 use super::outcome::{self, Failure, status};
 use super::{follow, logging, start, task_file, terminal};
-use crate::config::Config;
+use crate::config::{Config, QueueConfig};
 use crate::queue::{ClientConfig, Queue, QueueClient, QueueError, TaskId, WorkerPoolId};
 use crate::worker;
 
@@ -29,9 +29,9 @@ pub(super) struct Arguments {
 const INTERVAL: Duration = Duration::from_millis(500);
 
 pub(super) async fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
-    let config = arguments.worker.load_quietly()?;
+    let config = arguments.worker.load_to_ask()?;
     logging::start(&config.log);
-    let definition = task_file::read(&arguments.task, &pool(&config).await?)?;
+    let definition = task_file::read(&arguments.task, pool(&config).await?.as_ref())?;
     let queue = client(&config)?;
     let task = TaskId::random();
     match queue.create_task(&task, &definition).await {
@@ -53,10 +53,15 @@ pub(super) async fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
 }
 
 /// Where the task runs if it does not say: in the pool that flags or configuration name, or else in that of the worker
-/// that runs here. Without one, the task waits for a worker with the native engine.
-async fn pool(config: &Config) -> Result<WorkerPoolId, Failure> {
-    if config.worker.pool.is_some() || config.libraries.engine.is_some() {
-        return start::pool(config);
+/// that runs here. Without one, the task waits for a worker with the native engine; but a deployment has pools of other
+/// people, and none that goes without saying.
+async fn pool(config: &Config) -> Result<Option<WorkerPoolId>, Failure> {
+    let deployed = matches!(config.queue, QueueConfig::Deployment(_));
+    if config.worker.pool.is_some() || config.libraries.engine.is_some() && !deployed {
+        return start::pool(config).map(Some);
+    }
+    if deployed {
+        return Ok(None);
     }
     let answer = worker::status::ask(&start::worker_directory(config)).await;
     let running = answer.ok().and_then(|answer| {
@@ -64,8 +69,10 @@ async fn pool(config: &Config) -> Result<WorkerPoolId, Failure> {
         WorkerPoolId::new(provisioner, worker_type).ok()
     });
     match running {
-        Some(pool) => Ok(pool),
-        None => WorkerPoolId::new("local", "native").map_err(Failure::usage),
+        Some(pool) => Ok(Some(pool)),
+        None => WorkerPoolId::new("local", "native")
+            .map(Some)
+            .map_err(Failure::usage),
     }
 }
 
@@ -75,6 +82,7 @@ pub(super) fn client(config: &Config) -> Result<QueueClient, Failure> {
     let mut client = ClientConfig::new(located.root_url, Some(located.credentials));
     // A person waits for this: some seconds, not the minute that a worker has.
     client.retry.attempts = 5;
+    client.ca_certificates = start::ca_certificates(config)?;
     Ok(QueueClient::new(client)?)
 }
 

@@ -44,8 +44,8 @@ const DEADLINE: Duration = Duration::hours(24);
 /// How long it is kept after that.
 const KEPT: Duration = Duration::days(14);
 
-/// Reads a task file and completes it. `pool` is where it runs if it does not say.
-pub(super) fn read(path: &Path, pool: &WorkerPoolId) -> Result<Value, Failure> {
+/// Reads a task file and completes it. `pool` is where it runs if it does not say; without one, it has to.
+pub(super) fn read(path: &Path, pool: Option<&WorkerPoolId>) -> Result<Value, Failure> {
     let text = std::fs::read_to_string(path).map_err(|error| {
         let remedy = match error.kind() {
             ErrorKind::InvalidData => "a task is a text in YAML or JSON with at least `payload:`",
@@ -64,7 +64,12 @@ pub(super) fn read(path: &Path, pool: &WorkerPoolId) -> Result<Value, Failure> {
         .map_err(|error| Failure::usage(format!("the task file {}: {error}", path.display())))
 }
 
-fn complete(value: Value, path: &Path, pool: &WorkerPoolId, now: DateTime<Utc>) -> Result<Value, String> {
+fn complete(
+    value: Value,
+    path: &Path,
+    pool: Option<&WorkerPoolId>,
+    now: DateTime<Utc>,
+) -> Result<Value, String> {
     let Value::Object(mut task) = value else {
         return Err("it has to be an object with at least `payload`".into());
     };
@@ -81,6 +86,10 @@ fn complete(value: Value, path: &Path, pool: &WorkerPoolId, now: DateTime<Utc>) 
         return Err("it has no `payload`, which says what to run".into());
     }
     if !task.contains_key("taskQueueId") && !task.contains_key("provisionerId") {
+        let pool = pool.ok_or(
+            "it does not say which worker pool it is for, and a deployment has many: add \
+             `--worker-pool PROVISIONER/WORKER-TYPE`, or `taskQueueId:` to the file",
+        )?;
         task.insert("taskQueueId".into(), json!(pool.to_string()));
     }
     let time = |task: &Map<String, Value>, key: &str| -> Result<Option<DateTime<Utc>>, String> {
@@ -124,7 +133,7 @@ mod tests {
     fn completed(task: Value) -> Result<Value, String> {
         let pool = WorkerPoolId::new("local", "native").unwrap();
         let now = "2026-01-01T00:00:00.000Z".parse().unwrap();
-        complete(task, Path::new("dir/hello.yml"), &pool, now)
+        complete(task, Path::new("dir/hello.yml"), Some(&pool), now)
     }
 
     #[test]

@@ -10,10 +10,12 @@
 //! sources.rs          file, environment and flags as one object that knows where each value is from
 //! editor.rs           the schema, and the form of it that editors use
 //! sections.rs         the checked object as types
+//! embedded.rs         one section of it: the queue inside this process
 //! ```
 
 pub mod document;
 mod editor;
+mod embedded;
 mod environment;
 mod error;
 mod generic_worker;
@@ -27,20 +29,23 @@ use std::path::PathBuf;
 
 use serde_json::Value;
 
+pub use embedded::EmbeddedQueue;
 pub use environment::Environment;
 pub use error::{ConfigError, Origin, Problem, Stage};
 pub use secret::Secret;
 pub use sections::{
-    Credentials, Deployment, EmbeddedQueue, LibrariesConfig, LogConfig, LogFormat, LogLevel, PluginsConfig,
+    Credentials, Deployment, LibrariesConfig, LogConfig, LogFormat, LogLevel, PluginsConfig,
     QuarantineConfig, QueueConfig, WorkerConfig, WorkerPool,
 };
-pub use sources::{Flags, Sources};
+pub use sources::{Flags, ServeFlags, Sources};
 
 /// Everything that the operator decided.
 #[derive(Clone)]
 pub struct Config {
     /// Where tasks come from.
     pub queue: QueueConfig,
+    /// Certificates in PEM of authorities to trust beside those that the system trusts.
+    pub ca_certificates: Option<PathBuf>,
     /// What this worker is called and how it works.
     pub worker: WorkerConfig,
     /// The engine's own configuration, an object, to be checked against the engine's schema.

@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -10,7 +9,7 @@ use serde_json::{Map, Value, json};
 
 use super::error::{ConfigError, Origin, Problem, Stage};
 use super::sources::Gathered;
-use super::{Config, Secret, editor};
+use super::{Config, EmbeddedQueue, Secret, editor};
 use crate::schema::units;
 
 /// Where tasks come from.
@@ -57,15 +56,6 @@ pub struct Credentials {
     pub access_token: Secret,
     /// JSON, for temporary credentials.
     pub certificate: Option<Secret>,
-}
-
-/// The queue inside this process.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct EmbeddedQueue {
-    /// On the loopback interface; port 0 lets the system choose.
-    pub listen: SocketAddr,
-    /// How long a claim lasts.
-    pub claim_timeout: Duration,
 }
 
 /// A worker pool's id in its two halves.
@@ -223,6 +213,9 @@ pub(super) fn config(gathered: Gathered) -> Result<Config, ConfigError> {
     };
     let queue = builder.queue();
     let worker = builder.worker(&queue);
+    let ca_certificates = builder
+        .text("queue", "caCertificates")
+        .map(|path| builder.path("queue", "caCertificates", &path));
     let libraries = LibrariesConfig {
         engine: builder
             .text("libraries", "engine")
@@ -262,6 +255,7 @@ pub(super) fn config(gathered: Gathered) -> Result<Config, ConfigError> {
     let gathered = builder.gathered;
     Ok(Config {
         queue,
+        ca_certificates,
         worker,
         engine: gathered.get("/engine").cloned().unwrap_or_else(|| json!({})),
         plugins,
@@ -273,13 +267,13 @@ pub(super) fn config(gathered: Gathered) -> Result<Config, ConfigError> {
     })
 }
 
-struct Builder {
-    gathered: Gathered,
+pub(super) struct Builder {
+    pub(super) gathered: Gathered,
     problems: Vec<Problem>,
 }
 
 impl Builder {
-    fn problem(&mut self, pointer: &str, message: impl Into<String>) {
+    pub(super) fn problem(&mut self, pointer: &str, message: impl Into<String>) {
         self.problems.push(Problem {
             origin: self.gathered.origin(pointer),
             message: message.into(),
@@ -314,7 +308,7 @@ impl Builder {
         timeout
     }
 
-    fn duration(&mut self, pointer: &str, value: &Value) -> Option<Duration> {
+    pub(super) fn duration(&mut self, pointer: &str, value: &Value) -> Option<Duration> {
         match value {
             Value::Number(seconds) => seconds.as_u64().map(Duration::from_secs),
             Value::String(text) => match units::duration(text) {
@@ -329,7 +323,11 @@ impl Builder {
     }
 
     fn path(&self, section: &str, key: &str, path: &str) -> PathBuf {
-        self.gathered.base(&format!("/{section}/{key}")).join(path)
+        self.path_at(&format!("/{section}/{key}"), path)
+    }
+
+    pub(super) fn path_at(&self, pointer: &str, path: &str) -> PathBuf {
+        self.gathered.base(pointer).join(path)
     }
 
     fn quarantine(&mut self) -> QuarantineConfig {
@@ -438,45 +436,6 @@ impl Builder {
         }
     }
 
-    fn embedded(&mut self, embedded: &Value) -> EmbeddedQueue {
-        let setting = |key: &str| match embedded.get(key) {
-            Some(value) => value.clone(),
-            None => editor::default("queue", &format!("embedded/properties/{key}")),
-        };
-        let (listen, claim_timeout) = (setting("listen"), setting("claimTimeout"));
-        let listen = listen.as_str().unwrap_or_default();
-        let listen = match listen.parse::<SocketAddr>() {
-            Ok(address) if address.ip().is_loopback() => address,
-            Ok(_) => {
-                self.problem(
-                    "/queue/embedded/listen",
-                    "`queue.embedded.listen` must be on the loopback interface, such as 127.0.0.1:8080: the \
-                     embedded queue is for one machine",
-                );
-                SocketAddr::from(([127, 0, 0, 1], 0))
-            }
-            Err(_) => {
-                self.problem(
-                    "/queue/embedded/listen",
-                    "`queue.embedded.listen` must be an address and a port, such as 127.0.0.1:8080",
-                );
-                SocketAddr::from(([127, 0, 0, 1], 0))
-            }
-        };
-        let pointer = "/queue/embedded/claimTimeout";
-        let claim_timeout = self.duration(pointer, &claim_timeout).unwrap_or_default();
-        if claim_timeout < Duration::from_secs(1) {
-            self.problem(
-                pointer,
-                "`queue.embedded.claimTimeout` must be at least one second",
-            );
-        }
-        EmbeddedQueue {
-            listen,
-            claim_timeout,
-        }
-    }
-
     fn worker(&mut self, queue: &QueueConfig) -> WorkerConfig {
         let state_directory = self.state_directory();
         let directory = |builder: &Self, key: &str, name: &str| match builder.text("worker", key) {
@@ -555,7 +514,7 @@ impl Builder {
             }),
             (None, (None, None)) => {
                 // With the embedded queue there is nobody whose pools one could get in the way of.
-                if matches!(queue, QueueConfig::Deployment(_)) {
+                if matches!(queue, QueueConfig::Deployment(_)) && !self.gathered.only_asks {
                     self.problem(
                         "/worker/workerPool",
                         "a deployment needs `worker.workerPool`, such as my-provisioner/my-worker-type: the pool to \

@@ -45,10 +45,33 @@ pub struct Flags {
     pub idle_timeout: Option<String>,
     /// `--number-of-tasks`.
     pub number_of_tasks: Option<u64>,
+    /// For commands that ask the queue something and claim nothing: they need no worker pool, also with a deployment.
+    pub only_asks: bool,
+    /// What `queue serve` can be told of the embedded queue.
+    pub serve: ServeFlags,
     /// `--log-format`.
     pub log_format: Option<String>,
     /// `--log-level`, or as many `-v` as it takes.
     pub log_level: Option<String>,
+}
+
+/// Settings of the embedded queue that have a flag.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ServeFlags {
+    /// `--listen`.
+    pub listen: Option<String>,
+    /// Where to listen if neither flag nor file says.
+    pub default_listen: Option<String>,
+    /// `--root-url`.
+    pub root_url: Option<String>,
+    /// `--tls-certificate`.
+    pub tls_certificate: Option<PathBuf>,
+    /// `--tls-key`.
+    pub tls_key: Option<PathBuf>,
+    /// `--behind-proxy`.
+    pub behind_proxy: bool,
+    /// `--payload-schema`: worker pools with files.
+    pub payload_schemas: Vec<(String, PathBuf)>,
 }
 
 /// One object for all sources, each value well-formed by itself.
@@ -57,6 +80,7 @@ pub(super) struct Gathered {
     pub(super) value: Value,
     pub(super) environment: Environment,
     pub(super) file: Option<PathBuf>,
+    pub(super) only_asks: bool,
     pub(super) warnings: Vec<Problem>,
     origins: BTreeMap<String, Origin>,
     document: Document,
@@ -80,6 +104,7 @@ impl Sources {
             value: json!({}),
             environment: self.environment.clone(),
             file: self.file.clone(),
+            only_asks: self.flags.only_asks,
             ..Gathered::default()
         };
         if let Some(path) = &self.file {
@@ -322,24 +347,54 @@ impl Gathered {
                 self.set(pointer, value, Origin::Flag(flag));
             }
         }
+        self.take_serve_flags(&flags.serve);
     }
 
-    /// Sets a value in a section. A section that is not an object stays, and is complained about later.
+    fn take_serve_flags(&mut self, flags: &ServeFlags) {
+        let path = |path: &PathBuf| Value::from(path.to_string_lossy().into_owned());
+        let text = |text: &String| Value::from(text.as_str());
+        let default = flags.default_listen.as_ref();
+        let default = default.filter(|_| self.get("/queue/embedded/listen").is_none());
+        let given = [
+            ("--listen", "listen", flags.listen.as_ref().or(default).map(text)),
+            ("--root-url", "rootUrl", flags.root_url.as_ref().map(text)),
+            (
+                "--tls-certificate",
+                "tls/certificate",
+                flags.tls_certificate.as_ref().map(path),
+            ),
+            ("--tls-key", "tls/key", flags.tls_key.as_ref().map(path)),
+            (
+                "--behind-proxy",
+                "behindProxy",
+                flags.behind_proxy.then_some(Value::Bool(true)),
+            ),
+        ];
+        for (flag, key, value) in given {
+            if let Some(value) = value {
+                self.set(&format!("/queue/embedded/{key}"), value, Origin::Flag(flag));
+            }
+        }
+        for (pool, file) in &flags.payload_schemas {
+            let pointer = format!("/queue/embedded/payloadSchemas/{}", segment(pool));
+            self.set(&pointer, path(file), Origin::Flag("--payload-schema"));
+        }
+    }
+
+    /// Sets a value in a section, or deeper. What is not an object on the way there stays, and is complained about later.
     fn set(&mut self, pointer: &str, value: Value, origin: Origin) {
-        let Some((section, key)) = pointer[1..].split_once('/') else {
-            return;
-        };
-        let Value::Object(sections) = &mut self.value else {
-            return;
-        };
-        let section = sections.entry(section).or_insert_with(|| json!({}));
-        if section.is_null() {
-            *section = json!({});
+        let mut at = &mut self.value;
+        for part in pointer[1..].split('/') {
+            if at.is_null() {
+                *at = json!({});
+            }
+            let Value::Object(section) = at else { return };
+            at = section
+                .entry(part.replace("~1", "/").replace("~0", "~"))
+                .or_insert(Value::Null);
         }
-        if let Value::Object(section) = section {
-            section.insert(key.to_owned(), value);
-            self.origins.insert(pointer.to_owned(), origin);
-        }
+        *at = value;
+        self.origins.insert(pointer.to_owned(), origin);
     }
 
     fn check(&mut self) -> Result<(), ConfigError> {

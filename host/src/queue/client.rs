@@ -18,6 +18,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::header::LOCATION;
+use reqwest::redirect::Policy;
 use reqwest::{Method, Url};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -42,6 +43,8 @@ const LARGEST_CLAIM: usize = 11 << 20;
 const MOST_STATUSES: usize = 1000;
 /// The most artifacts that a run may have; a queue that goes on listing after that never ends.
 const MOST_ARTIFACTS: usize = 100_000;
+/// The most clients that a service may list; more than the embedded queue has.
+const MOST_CLIENTS: usize = 100_000;
 
 /// What stays as it is in a path segment.
 const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC
@@ -65,6 +68,8 @@ pub struct ClientConfig {
     pub claim_timeout: Duration,
     /// This machine's clock. Another one is for tests.
     pub clock: fn() -> SystemTime,
+    /// Authorities to trust beside those that the system trusts.
+    pub ca_certificates: Vec<reqwest::Certificate>,
 }
 
 impl ClientConfig {
@@ -78,6 +83,7 @@ impl ClientConfig {
             retry: RetryPolicy::default(),
             claim_timeout: CLAIM_TIMEOUT,
             clock: SystemTime::now,
+            ca_certificates: Vec::new(),
         }
     }
 
@@ -103,6 +109,7 @@ pub(super) struct Shared {
     root_url: String,
     /// `<root URL>/api/queue/v1/`.
     base: Url,
+    ca_certificates: Vec<reqwest::Certificate>,
 }
 
 impl QueueClient {
@@ -128,12 +135,13 @@ impl QueueClient {
         let signer = config.credentials.map(Signer::new).transpose()?.map(Arc::new);
         let shared = Shared {
             transport: Transport {
-                http: http::connection_pool(&root)?,
+                http: http::connection_pool(&root, &config.ca_certificates, Policy::none())?,
                 retry: config.retry,
                 clock: Clock::new(config.clock),
             },
             root_url,
             base,
+            ca_certificates: config.ca_certificates,
         };
         Ok(Self {
             shared: Arc::new(shared),
@@ -153,6 +161,25 @@ impl QueueClient {
         Ok(())
     }
 
+    /// Fetches a URL that needs no signature, such as that of an artifact, wherever it leads.
+    ///
+    /// # Errors
+    /// If there is no answer; any status is one.
+    pub async fn download(&self, url: &str) -> Result<reqwest::Response, QueueError> {
+        let setup = |error: &dyn std::fmt::Display| QueueError::Setup {
+            message: format!("what the queue sends to fetch is no URL: {error}"),
+        };
+        let url = Url::parse(url).map_err(|error| setup(&error))?;
+        // Seldom, and with a policy of its own: so it has no place in the pool.
+        let http = http::connection_pool(&url, &self.shared.ca_certificates, Policy::limited(10))?;
+        let failed = |error: reqwest::Error| QueueError::Unavailable {
+            at: http::endpoint(&Method::GET, &url),
+            attempts: 1,
+            message: http::with_causes(&error.without_url()),
+        };
+        http.get(url.clone()).send().await.map_err(failed)
+    }
+
     /// Whether the service answers at all.
     ///
     /// # Errors
@@ -164,6 +191,50 @@ impl QueueClient {
             .transport
             .send(&call, || None, &self.shared.transport.retry, read)
             .await
+    }
+
+    /// Makes a client of the Auth service. Making the same one again is no error.
+    ///
+    /// # Errors
+    /// If there is another one of this name already, or the queue says no for another reason.
+    pub async fn create_client(&self, id: &str, client: &Value) -> Result<Value, QueueError> {
+        let body = encode(client)?;
+        self.fetch(self.auth_call(Method::PUT, &["clients", id], body))
+            .await
+    }
+
+    /// Gives a client a new access token; the old one is worth nothing from then on.
+    ///
+    /// # Errors
+    /// If there is no such client, or the queue says no for another reason.
+    pub async fn reset_access_token(&self, id: &str) -> Result<Value, QueueError> {
+        self.fetch(self.auth_call(Method::POST, &["clients", id, "reset"], None))
+            .await
+    }
+
+    /// Deletes a client, whether there is one or not.
+    ///
+    /// # Errors
+    /// If the queue says no.
+    pub async fn delete_client(&self, id: &str) -> Result<(), QueueError> {
+        let call = self.auth_call(Method::DELETE, &["clients", id], None);
+        self.fetch::<Value>(call).await.map(drop)
+    }
+
+    /// All clients, without their tokens.
+    ///
+    /// # Errors
+    /// If the queue says no.
+    pub async fn list_clients(&self) -> Result<Vec<Value>, QueueError> {
+        let call = || self.auth_call(Method::GET, &["clients", ""], None);
+        self.pages::<ClientsAnswer>(call, MOST_CLIENTS).await
+    }
+
+    fn auth_call(&self, method: Method, segments: &[&str], body: Option<Bytes>) -> Call {
+        let mut url = self.shared.url(segments);
+        let path = url.path().replacen("/api/queue/", "/api/auth/", 1);
+        url.set_path(&path);
+        Call::new(method, url, body)
     }
 
     fn signer(&self) -> Option<Arc<Signer>> {
@@ -229,6 +300,13 @@ impl Page for ArtifactsAnswer {
     type Entry = Artifact;
     fn turn(self) -> (Vec<Artifact>, Option<String>) {
         (self.artifacts, self.continuation_token)
+    }
+}
+
+impl Page for ClientsAnswer {
+    type Entry = Value;
+    fn turn(self) -> (Vec<Value>, Option<String>) {
+        (self.clients, self.continuation_token)
     }
 }
 
@@ -317,6 +395,13 @@ struct StatusHead {
 #[derive(Deserialize)]
 pub(super) struct StatusAnswer {
     pub(super) status: TaskStatus,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct ClientsAnswer {
+    clients: Vec<Value>,
+    continuation_token: Option<String>,
 }
 
 #[derive(Deserialize)]

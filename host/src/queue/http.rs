@@ -122,14 +122,21 @@ pub(super) fn endpoint(method: &Method, url: &Url) -> Endpoint {
 }
 
 /// The one connection pool.
-pub(super) fn connection_pool(root: &Url) -> Result<reqwest::Client, QueueError> {
+pub(super) fn connection_pool(
+    root: &Url,
+    ca_certificates: &[reqwest::Certificate],
+    redirects: reqwest::redirect::Policy,
+) -> Result<reqwest::Client, QueueError> {
     let mut builder = reqwest::Client::builder()
-        .redirect(reqwest::redirect::Policy::none())
+        .redirect(redirects)
         .user_agent(concat!("tcw-host/", env!("CARGO_PKG_VERSION")))
         .connect_timeout(Duration::from_secs(20))
         .tcp_nodelay(true)
         .tcp_keepalive(Duration::from_secs(30))
         .pool_idle_timeout(Duration::from_secs(50));
+    if !ca_certificates.is_empty() {
+        builder = builder.tls_certs_merge(ca_certificates.iter().cloned());
+    }
     if is_loopback(root) {
         // A proxy of the environment cannot reach this machine's own loopback.
         builder = builder.no_proxy();

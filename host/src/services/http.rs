@@ -81,10 +81,19 @@ pub struct Http {
 impl Http {
     /// `scratch` is a folder for bodies.
     pub fn new(credentials: CredentialsSource, scratch: PathBuf) -> Result<Self> {
+        Self::trusting(credentials, scratch, &[])
+    }
+
+    /// The same, with authorities to trust beside those that the system trusts.
+    pub fn trusting(
+        credentials: CredentialsSource,
+        scratch: PathBuf,
+        ca_certificates: &[reqwest::Certificate],
+    ) -> Result<Self> {
         Ok(Http {
-            following: Clients::new(|| Policy::limited(10))?,
+            following: Clients::new(|| Policy::limited(10), ca_certificates)?,
             worker: WorkerSigned {
-                http: Clients::new(Policy::none)?,
+                http: Clients::new(Policy::none, ca_certificates)?,
                 credentials,
             },
             scratch,
@@ -251,8 +260,12 @@ struct Clients {
 }
 
 impl Clients {
-    fn new(redirects: fn() -> Policy) -> Result<Self> {
+    fn new(redirects: fn() -> Policy, ca_certificates: &[reqwest::Certificate]) -> Result<Self> {
         let build = |builder: reqwest::ClientBuilder| {
+            let builder = match ca_certificates {
+                [] => builder,
+                more => builder.tls_certs_merge(more.iter().cloned()),
+            };
             builder
                 .redirect(redirects())
                 .user_agent(concat!("tcw-host/", env!("CARGO_PKG_VERSION")))

@@ -67,6 +67,7 @@ pub struct WorkerServices {
     pub(super) http: Http,
     pub(super) fetcher: Fetcher,
     credentials: CredentialsSource,
+    ca_certificates: Vec<reqwest::Certificate>,
     leases: Arc<dyn LeaseStore>,
     control: Arc<dyn WorkerControl>,
 }
@@ -75,11 +76,24 @@ impl WorkerServices {
     /// Makes the folders, and empties `<state>/tmp` of what an earlier process left. One worker per state directory:
     /// the caller holds its lock.
     pub fn new(config: WorkerServicesConfig) -> Result<Arc<Self>> {
+        Self::trusting(config, Vec::new())
+    }
+
+    /// The same, with authorities to trust beside those that the system trusts.
+    pub fn trusting(
+        config: WorkerServicesConfig,
+        ca_certificates: Vec<reqwest::Certificate>,
+    ) -> Result<Arc<Self>> {
         let temporary = config.state.join("tmp");
         private_folder(&config.state)?;
         sweep(&temporary)?;
         Ok(Arc::new(WorkerServices {
-            http: Http::new(Arc::clone(&config.credentials), temporary.clone())?,
+            http: Http::trusting(
+                Arc::clone(&config.credentials),
+                temporary.clone(),
+                &ca_certificates,
+            )?,
+            ca_certificates,
             credentials: config.credentials,
             fetcher: Fetcher::new(&config.worker.root_url),
             worker: config.worker,
@@ -97,7 +111,12 @@ impl WorkerServices {
             worker: self.worker.clone(),
             state: self.state.clone(),
             temporary: self.temporary.clone(),
-            http: Http::new(Arc::clone(&self.credentials), self.temporary.clone())?,
+            http: Http::trusting(
+                Arc::clone(&self.credentials),
+                self.temporary.clone(),
+                &self.ca_certificates,
+            )?,
+            ca_certificates: self.ca_certificates.clone(),
             fetcher: Fetcher::new(&self.worker.root_url),
             credentials: Arc::clone(&self.credentials),
             leases: Arc::clone(&self.leases),

@@ -1,8 +1,8 @@
 //! Who asks: Hawk headers and bewits, the root client, and temporary credentials.
 //!
-//! There is one permanent client, whose token was made at first start. Everybody else has temporary credentials that
-//! were derived from it: the queue's own for each run, or whatever the root client's owner has signed. Requests may be
-//! repeated within the clock's tolerance, as on the real services: what a repetition could do twice, the API makes harmless.
+//! There is one root client, whose token was made at first start, and the [`clients`](super::clients) that somebody has
+//! made with it. Everybody else has temporary credentials that one of them has signed: the queue its own for each run.
+//! A signed request is carried out once ([`nonces`](super::nonces)); a signed URL as often as somebody asks, until it ends.
 
 use std::time::Duration;
 
@@ -12,13 +12,20 @@ use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::client_calls::is_reserved;
+use super::clients::Clients;
 use super::error::ApiError;
+use super::nonces::{Nonces, Refusal};
 use super::record::Millis;
 use super::scopes::{ANONYMOUS, Need, satisfied};
+use super::signature::{check_bewit_time, media_type, parse_ext, parse_header, refused, stale};
 use crate::queue::Credentials;
 
-/// How far a client's clock may be off.
-const CLOCK_TOLERANCE: Duration = Duration::from_secs(15 * 60);
+/// How far a client's clock may be off, in seconds.
+pub(super) const CLOCK_TOLERANCE: u64 = 15 * 60;
+/// Whether a time is right is asked after the signature: so the hawk crate is not to look at it.
+const ANY_TIME: Duration = Duration::from_secs(1 << 40);
+
 /// How far a certificate's times may be off.
 const CERTIFICATE_TOLERANCE: Millis = 5 * 60 * 1000;
 /// The longest that temporary credentials may last.
@@ -45,26 +52,20 @@ impl Certificate {
             .issuer
             .as_ref()
             .map(|issuer| format!("clientId:{client_id}\nissuer:{issuer}\n"));
-        format!(
-            "version:{}\n{}seed:{}\nstart:{}\nexpiry:{}\nscopes:\n{}",
+        let mut text = format!(
+            "version:{}\n{}seed:{}\nstart:{}\nexpiry:{}\nscopes:",
             self.version,
             named.unwrap_or_default(),
             self.seed,
             self.start,
             self.expiry,
-            self.scopes.join("\n")
-        )
+        );
+        for scope in &self.scopes {
+            text.push('\n');
+            text.push_str(scope);
+        }
+        text
     }
-}
-
-/// What an `ext` field may hold.
-#[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct Ext {
-    #[serde(default)]
-    certificate: Option<Value>,
-    #[serde(default)]
-    authorized_scopes: Option<Vec<String>>,
 }
 
 /// Somebody who asks, and what they may do.
@@ -92,7 +93,7 @@ impl Caller {
     }
 }
 
-/// What of a request is signed.
+/// What of a request is signed, apart from its body.
 pub(super) struct Signed<'a> {
     pub(super) method: &'a Method,
     /// The path with its query, as sent.
@@ -100,94 +101,170 @@ pub(super) struct Signed<'a> {
     pub(super) host: &'a str,
     pub(super) port: u16,
     pub(super) headers: &'a HeaderMap,
-    pub(super) body: &'a [u8],
 }
 
-/// The root client: it checks what others sign in its name, and signs itself.
+/// Somebody whose signature is right, for a body that may still have to be checked.
+#[derive(Debug)]
+pub(super) struct Authenticated {
+    pub(super) caller: Caller,
+    /// What the body was signed as.
+    body_hash: Option<Vec<u8>>,
+}
+
+impl Authenticated {
+    /// Whether it carries credentials at all.
+    pub(super) fn is_anonymous(&self) -> bool {
+        self.caller.client_id.is_none()
+    }
+
+    /// Refuses another body than was signed, if it was.
+    pub(super) fn with_body(self, headers: &HeaderMap, body: &[u8]) -> Result<Caller, ApiError> {
+        if let Some(signed) = &self.body_hash {
+            let is_signed = |media_type: &str| {
+                hawk::PayloadHasher::hash(media_type, hawk::SHA256, body).map(|hash| same(&hash, signed))
+            };
+            // Of nothing the type says nothing: aiohttp adds one after the official client has signed without.
+            let fits = is_signed(&media_type(headers)).map_err(ApiError::internal)?
+                || body.is_empty() && is_signed("").map_err(ApiError::internal)?;
+            if !fits {
+                return Err(refused(
+                    "the body is not the one that was signed, or its Content-Type is not",
+                ));
+            }
+        }
+        Ok(self.caller)
+    }
+}
+
+/// Who may sign: the root client and those that somebody has made.
 pub(super) struct Authority {
     root: Credentials,
     storage_key: hawk::Key,
+    pub(super) clients: Clients,
+    nonces: Nonces,
+}
+
+/// A client that signs requests, or certificates.
+struct Signatory {
+    token: String,
+    scopes: Vec<String>,
 }
 
 impl Authority {
-    pub(super) fn new(root: Credentials) -> Result<Self, String> {
+    pub(super) fn new(root: Credentials, clients: Clients, nonces: Nonces) -> Result<Self, String> {
         // A key of its own, so that nothing signed for storage can pass for anything else.
         let storage_key = key(&root.access_token)?
             .sign(b"storage urls")
             .map_err(|error| error.to_string())?;
         let storage_key = hawk::Key::new(storage_key, hawk::SHA256).map_err(|error| error.to_string())?;
-        Ok(Self { root, storage_key })
+        Ok(Self {
+            root,
+            storage_key,
+            clients,
+            nonces,
+        })
     }
 
     pub(super) fn root(&self) -> &Credentials {
         &self.root
     }
 
+    /// Refuses names that are taken, and scopes that are none.
+    pub(super) fn check_new(&self, id: &str, scopes: &[String]) -> Result<(), ApiError> {
+        if id == self.root.client_id || is_reserved(id) {
+            return Err(ApiError::input(format!(
+                "{id:?} is a name that the queue itself gives; choose another"
+            )));
+        }
+        match scopes.iter().find(|scope| scope.ends_with("**")) {
+            Some(scope) => Err(ApiError::input(format!(
+                "{scope:?} is not a scope: it ends in more than one star"
+            ))),
+            None => Ok(()),
+        }
+    }
+
     /// Who has signed a request; nobody if it is not signed.
-    pub(super) fn authenticate(&self, request: &Signed<'_>) -> Result<Caller, ApiError> {
-        let header = request.headers.get(header::AUTHORIZATION);
+    pub(super) fn authenticate(&self, request: &Signed<'_>) -> Result<Authenticated, ApiError> {
+        let mut headers = request.headers.get_all(header::AUTHORIZATION).iter();
         let has_bewit = request
             .resource
             .split_once('?')
             .is_some_and(|(_, query)| query.split('&').any(|p| p.starts_with("bewit=")));
-        match (header, has_bewit) {
-            (None, false) => Ok(Caller::new(None, Vec::new())),
-            (Some(_), true) => Err(refused(
+        match (headers.next(), headers.next(), has_bewit) {
+            (None, _, false) => Ok(Authenticated {
+                caller: Caller::new(None, Vec::new()),
+                body_hash: None,
+            }),
+            (Some(_), Some(_), _) => Err(refused("it has several Authorization headers; send one")),
+            (Some(_), None, true) => Err(refused(
                 "it has both an Authorization header and a bewit; send one of them",
             )),
-            (Some(value), false) => {
+            (Some(value), None, false) => {
                 let text = value
                     .to_str()
                     .map_err(|_| refused("the Authorization header is not ASCII"))?;
                 self.check_header(request, text)
             }
-            (None, true) => self.check_bewit(request),
+            (None, _, true) => Ok(Authenticated {
+                caller: self.check_bewit(request)?,
+                body_hash: None,
+            }),
         }
     }
 
-    fn check_header(&self, request: &Signed<'_>, text: &str) -> Result<Caller, ApiError> {
-        let parameters = text
-            .strip_prefix("Hawk ")
-            .ok_or_else(|| refused("the Authorization header is not Hawk's"))?;
-        let header: hawk::Header = parameters
-            .parse()
-            .map_err(|error| refused(format!("the Authorization header is malformed: {error}")))?;
-        let client_id = header
-            .id
-            .clone()
-            .ok_or_else(|| refused("the Authorization header names no client"))?;
+    fn check_header(&self, request: &Signed<'_>, text: &str) -> Result<Authenticated, ApiError> {
+        let header = parse_header(text)?;
+        let (Some(client_id), Some(ts), Some(nonce)) = (&header.id, header.ts, &header.nonce) else {
+            return Err(refused(
+                "the Authorization header lacks one of id, ts, nonce and mac; all of them are needed",
+            ));
+        };
         let ext = parse_ext(header.ext.as_deref())?;
-        let (token, scopes) = self.credentials_of(&client_id, ext.certificate)?;
-
-        let mut signed = hawk::RequestBuilder::new(
+        let signatory = self.credentials_of(client_id, ext.certificate)?;
+        let key = key(&signatory.token).map_err(ApiError::internal)?;
+        let signed = hawk::RequestBuilder::new(
             request.method.as_str(),
             request.host,
             request.port,
             request.resource,
         );
-        let hash;
-        if header.hash.is_some() {
-            hash = hawk::PayloadHasher::hash(media_type(request.headers), hawk::SHA256, request.body)
-                .map_err(ApiError::internal)?;
-            signed = signed.hash(&hash[..]);
-        }
-        if !signed.request().validate_header(
-            &header,
-            &key(&token).map_err(ApiError::internal)?,
-            CLOCK_TOLERANCE,
-        ) {
+        if !signed.request().validate_header(&header, &key, ANY_TIME) {
             return Err(refused(format!(
-                "the signature of client {client_id:?} does not fit the request, or its clock is more than 15 minutes \
-                 off; check the access token, the root URL and the clock"
+                "the signature of client {client_id:?} does not fit the request; check the access token and the root URL"
             )));
         }
-        limit(client_id, scopes, ext.authorized_scopes)
+        let now = now_in_seconds();
+        let ts = ts
+            .duration_since(std::time::UNIX_EPOCH)
+            .map_or(0, |since| since.as_secs());
+        match self.nonces.admit(now, client_id, nonce, ts) {
+            Ok(()) => {}
+            Err(Refusal::Time) => return Err(stale(&key, now, ts)),
+            Err(Refusal::Repeated) => {
+                return Err(refused(
+                    "this signed request was here before, and is carried out once; sign anew to repeat it",
+                ));
+            }
+            Err(Refusal::Full) => {
+                return Err(ApiError::with_status(
+                    axum::http::StatusCode::TOO_MANY_REQUESTS,
+                    "TooManyRequests",
+                    "more signed requests than the embedded queue can tell from repeated ones; try again in a minute",
+                ));
+            }
+        }
+        Ok(Authenticated {
+            caller: limit(client_id.clone(), signatory.scopes, ext.authorized_scopes)?,
+            body_hash: header.hash,
+        })
     }
 
     fn check_bewit(&self, request: &Signed<'_>) -> Result<Caller, ApiError> {
         if request.method != Method::GET && request.method != Method::HEAD {
             return Err(refused("a bewit only signs GET requests"));
         }
+        check_bewit_time(request.resource)?;
         let mut bewit = None;
         // Clients sign for GET; a HEAD of the same URL asks for less.
         let signed = hawk::RequestBuilder::new("GET", request.host, request.port, request.resource)
@@ -196,7 +273,7 @@ impl Authority {
         let bewit = bewit.ok_or_else(|| refused("the bewit is malformed"))?;
         let client_id = bewit.id().to_owned();
         let ext = parse_ext(bewit.ext())?;
-        let (token, scopes) = self.credentials_of(&client_id, ext.certificate)?;
+        let Signatory { token, scopes } = self.credentials_of(&client_id, ext.certificate)?;
         if !signed
             .request()
             .validate_bewit(&bewit, &key(&token).map_err(ApiError::internal)?)
@@ -208,21 +285,36 @@ impl Authority {
         limit(client_id, scopes, ext.authorized_scopes)
     }
 
-    /// The token that a client has to have signed with, and its scopes.
-    fn credentials_of(
-        &self,
-        client_id: &str,
-        certificate: Option<Value>,
-    ) -> Result<(String, Vec<String>), ApiError> {
-        let root = &self.root;
+    /// A client that is permanent.
+    fn signatory(&self, id: &str) -> Result<Signatory, ApiError> {
+        if id == self.root.client_id {
+            return Ok(Signatory {
+                token: self.root.access_token.clone(),
+                scopes: vec!["*".to_owned()],
+            });
+        }
+        let client = self.clients.get(id).ok_or_else(|| {
+            refused(format!(
+                "there is no client {id:?}: it was deleted, or is of another queue; `tcw-host queue client list` has \
+                 those of this one"
+            ))
+        })?;
+        if client.about.expires < super::core::now() {
+            return Err(refused(format!(
+                "client {id:?} expired on {}; make another",
+                super::record::iso(client.about.expires)
+            )));
+        }
+        Ok(Signatory {
+            token: client.access_token.clone(),
+            scopes: client.about.scopes.clone(),
+        })
+    }
+
+    /// What a client has to have signed with, and its scopes.
+    fn credentials_of(&self, client_id: &str, certificate: Option<Value>) -> Result<Signatory, ApiError> {
         let Some(certificate) = certificate else {
-            return if client_id == root.client_id {
-                Ok((root.access_token.clone(), vec!["*".to_owned()]))
-            } else {
-                Err(refused(format!(
-                    "there is no client {client_id:?}; use those that the embedded queue wrote down"
-                )))
-            };
+            return self.signatory(client_id);
         };
         // Some clients send the certificate as text.
         let certificate: Result<Certificate, _> = match certificate {
@@ -231,27 +323,25 @@ impl Authority {
         };
         let certificate =
             certificate.map_err(|error| refused(format!("the certificate is malformed: {error}")))?;
-        let issuer = certificate.issuer.as_deref().unwrap_or(client_id);
-        if certificate.version != 1 || issuer != root.client_id {
-            return Err(refused(format!(
-                "the certificate was not issued by {:?}",
-                root.client_id
-            )));
+        if certificate.version != 1 {
+            return Err(refused("the certificate is not of version 1"));
         }
         if certificate.issuer.as_deref() == Some(client_id) {
             return Err(refused(
                 "a certificate for named credentials has to name another client than its issuer",
             ));
         }
-        let signature = STANDARD.encode(self.hmac(&certificate.signed_text(client_id))?);
+        let issuer = self.signatory(certificate.issuer.as_deref().unwrap_or(client_id))?;
+        let signature = STANDARD.encode(hmac(&issuer.token, &certificate.signed_text(client_id))?);
         if !same(signature.as_bytes(), certificate.signature.as_bytes()) {
             return Err(refused("the certificate's signature is wrong"));
         }
         let now = super::core::now();
-        if certificate.expiry - certificate.start > LONGEST_CERTIFICATE {
+        if certificate.expiry.saturating_sub(certificate.start) > LONGEST_CERTIFICATE {
             return Err(refused("the certificate lasts more than 31 days"));
         }
-        if now < certificate.start - CERTIFICATE_TOLERANCE || certificate.expiry + CERTIFICATE_TOLERANCE < now
+        if now < certificate.start.saturating_sub(CERTIFICATE_TOLERANCE)
+            || certificate.expiry.saturating_add(CERTIFICATE_TOLERANCE) < now
         {
             return Err(refused(format!(
                 "the temporary credentials are valid from {} to {} only",
@@ -259,10 +349,20 @@ impl Authority {
                 super::record::iso(certificate.expiry)
             )));
         }
-        Ok((
-            URL_SAFE_NO_PAD.encode(self.hmac(&certificate.seed)?),
-            certificate.scopes,
-        ))
+        let naming = certificate
+            .issuer
+            .is_some()
+            .then(|| format!("auth:create-client:{client_id}"));
+        let beyond = certificate.scopes.iter().chain(&naming);
+        if let Some(beyond) = beyond.into_iter().find(|scope| !satisfied(&issuer.scopes, scope)) {
+            return Err(refused(format!(
+                "the client that issued the certificate does not have the scope {beyond:?} itself"
+            )));
+        }
+        Ok(Signatory {
+            token: URL_SAFE_NO_PAD.encode(hmac(&issuer.token, &certificate.seed)?),
+            scopes: certificate.scopes,
+        })
     }
 
     /// Named temporary credentials.
@@ -282,19 +382,17 @@ impl Authority {
             signature: String::new(),
             issuer: Some(self.root.client_id.clone()),
         };
-        certificate.signature = STANDARD.encode(self.hmac(&certificate.signed_text(&client_id))?);
-        let access_token = URL_SAFE_NO_PAD.encode(self.hmac(&certificate.seed)?);
+        certificate.signature = STANDARD.encode(hmac(
+            &self.root.access_token,
+            &certificate.signed_text(&client_id),
+        )?);
+        let access_token = URL_SAFE_NO_PAD.encode(hmac(&self.root.access_token, &certificate.seed)?);
         let text = serde_json::to_string(&certificate).map_err(ApiError::internal)?;
         Ok(Credentials {
             client_id,
             access_token,
             certificate: Some(text),
         })
-    }
-
-    fn hmac(&self, text: &str) -> Result<Vec<u8>, ApiError> {
-        let key = key(&self.root.access_token).map_err(ApiError::internal)?;
-        key.sign(text.as_bytes()).map_err(ApiError::internal)
     }
 
     /// The signature that a storage URL carries: it stands for one method, one path and one end.
@@ -333,24 +431,19 @@ fn key(token: &str) -> Result<hawk::Key, String> {
     hawk::Key::new(token, hawk::SHA256).map_err(|error| error.to_string())
 }
 
-fn refused(message: impl Into<String>) -> ApiError {
-    ApiError::authentication(message)
+fn hmac(token: &str, text: &str) -> Result<Vec<u8>, ApiError> {
+    let key = key(token).map_err(ApiError::internal)?;
+    key.sign(text.as_bytes()).map_err(ApiError::internal)
+}
+
+fn now_in_seconds() -> u64 {
+    u64::try_from(super::core::now() / 1000).unwrap_or_default()
 }
 
 /// Compares in a time that tells nothing about where the two differ.
 fn same(one: &[u8], other: &[u8]) -> bool {
     let difference = one.iter().zip(other).fold(0, |sum, (a, b)| sum | (a ^ b));
     one.len() == other.len() && std::hint::black_box(difference) == 0
-}
-
-fn parse_ext(ext: Option<&str>) -> Result<Ext, ApiError> {
-    let Some(text) = ext.filter(|text| !text.is_empty()) else {
-        return Ok(Ext::default());
-    };
-    let bytes = STANDARD
-        .decode(text)
-        .map_err(|error| refused(format!("the ext field is not base64: {error}")))?;
-    serde_json::from_slice(&bytes).map_err(|error| refused(format!("the ext field is malformed: {error}")))
 }
 
 /// Gives up what the caller does not want to have for this request.
@@ -365,20 +458,6 @@ fn limit(client_id: String, held: Vec<String>, wanted: Option<Vec<String>>) -> R
         )));
     }
     Ok(Caller::new(Some(client_id), wanted))
-}
-
-/// The content type as Hawk hashes it: lower case, without parameters.
-fn media_type(headers: &HeaderMap) -> String {
-    let value = headers
-        .get(header::CONTENT_TYPE)
-        .and_then(|value| value.to_str().ok())
-        .unwrap_or_default();
-    value
-        .split(';')
-        .next()
-        .unwrap_or_default()
-        .trim()
-        .to_ascii_lowercase()
 }
 
 #[cfg(test)]

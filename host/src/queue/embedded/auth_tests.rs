@@ -9,7 +9,16 @@ use super::*;
 const RESOURCE: &str = "/api/queue/v1/task/x?limit=1";
 
 fn authority() -> Authority {
-    Authority::new(Credentials::new("root", "token")).unwrap()
+    let directory = tempfile::tempdir().unwrap();
+    let clients = Clients::open(&directory.path().join("clients.json")).unwrap();
+    let nonces = Nonces::open(
+        &directory.path().join("nonces"),
+        CLOCK_TOLERANCE,
+        100,
+        now_in_seconds(),
+    )
+    .unwrap();
+    Authority::new(Credentials::new("root", "token"), clients, nonces).unwrap()
 }
 
 struct Attempt {
@@ -62,14 +71,14 @@ impl Attempt {
             header::CONTENT_TYPE,
             HeaderValue::from_static("Application/JSON; charset=utf-8"),
         );
-        authority().authenticate(&Signed {
+        let signed = Signed {
             method: &Method::GET,
             resource: self.resource,
             host: "localhost",
             port: 80,
             headers: &headers,
-            body: self.body,
-        })
+        };
+        authority().authenticate(&signed)?.with_body(&headers, self.body)
     }
 }
 
@@ -226,14 +235,15 @@ fn bewits_sign_urls() {
     let resource = url.strip_prefix("http://localhost:8080").unwrap().to_owned();
     let check = |method: Method, resource: &str| {
         let headers = HeaderMap::new();
-        authority().authenticate(&Signed {
-            method: &method,
-            resource,
-            host: "localhost",
-            port: 8080,
-            headers: &headers,
-            body: b"",
-        })
+        authority()
+            .authenticate(&Signed {
+                method: &method,
+                resource,
+                host: "localhost",
+                port: 8080,
+                headers: &headers,
+            })
+            .map(|somebody| somebody.caller)
     };
     assert_eq!(
         check(Method::GET, &resource).unwrap().client_id.as_deref(),
@@ -263,4 +273,113 @@ fn storage_urls_stand_for_one_method_path_and_end() {
     }
     let ended = authority.sign_storage("PUT", "/a", 5).unwrap();
     assert!(authority.check_storage("PUT", "/a", 5, &ended).is_err());
+}
+
+/// Random text out of the pieces that the parsers look for, and changed proper ones: whatever comes, it is refused or
+/// understood, and never more.
+#[test]
+fn no_header_and_no_bewit_breaks_the_parsers() {
+    use rand::rngs::StdRng;
+    use rand::seq::IndexedRandom as _;
+    use rand::{Rng as _, SeedableRng as _};
+
+    let seed: u64 = std::env::var("TCW_FUZZ_SEED")
+        .ok()
+        .and_then(|seed| seed.parse().ok())
+        .unwrap_or(1);
+    let mut rng = StdRng::seed_from_u64(seed);
+    let pieces = [
+        "Hawk ",
+        "hawk",
+        "id",
+        "ts",
+        "nonce",
+        "mac",
+        "ext",
+        "hash",
+        "app",
+        "dlg",
+        "=",
+        "\"",
+        ",",
+        " ",
+        "\t",
+        "\\",
+        "1",
+        "-",
+        "18446744073709551615",
+        "253402300799",
+        "253402300800",
+        "AAAA",
+        "====",
+        "ü",
+        "\u{0}",
+        "{",
+        "}",
+        "[",
+        "null",
+        "\"certificate\":",
+        "\"authorizedScopes\":",
+        "9223372036854775807",
+        "-9223372036854775808",
+        "bewit=",
+        "&",
+        "?",
+    ];
+    let authority = authority();
+    for round in 0..20_000 {
+        let mut text: String = (0..rng.random_range(0..30))
+            .map(|_| *pieces.choose(&mut rng).expect("there are some"))
+            .collect();
+        if round % 2 == 0 {
+            text = format!(
+                "Hawk id=\"root\", ts=\"1\", nonce=\"n\", mac=\"AAAA\", ext=\"{}\"",
+                STANDARD.encode(&text)
+            );
+            for _ in 0..rng.random_range(0..3) {
+                let at = rng.random_range(0..text.len());
+                let piece = pieces.choose(&mut rng).expect("there are some");
+                if text.is_char_boundary(at) {
+                    text.insert_str(at, piece);
+                }
+            }
+        }
+        let context = || format!("seed {seed}, round {round}: {text:?}");
+        if let Ok(header) = parse_header(&text) {
+            // What was understood says the same when it is written again.
+            let again = parse_header(&format!("Hawk {header}"))
+                .unwrap_or_else(|error| panic!("{error:?}: {}", context()));
+            assert_eq!(
+                (again.id, again.ts, again.nonce),
+                (header.id, header.ts, header.nonce),
+                "{}",
+                context()
+            );
+        }
+        let _ = parse_ext(Some(&text));
+        let _ = parse_ext(Some(&STANDARD.encode(&text)));
+        let mut headers = HeaderMap::new();
+        if let Ok(value) = HeaderValue::from_str(&text) {
+            headers.insert(header::AUTHORIZATION, value);
+        }
+        for resource in [
+            format!("/x?bewit={}", URL_SAFE_NO_PAD.encode(&text)),
+            format!("/x?{text}"),
+            "/x".to_owned(),
+        ] {
+            let outcome = authority.authenticate(&Signed {
+                method: &Method::GET,
+                resource: &resource,
+                host: "localhost",
+                port: 80,
+                headers: &headers,
+            });
+            // Nobody has signed any of this.
+            assert!(
+                outcome.map_or(true, |somebody| somebody.is_anonymous()),
+                "{}",
+                context()
+            );
+        }
+    }
 }

@@ -11,6 +11,8 @@ pub(super) struct ApiError {
     pub(super) status: StatusCode,
     pub(super) code: &'static str,
     pub(super) message: String,
+    /// More for `WWW-Authenticate` than that it is Hawk that is spoken here.
+    pub(super) challenge: Option<String>,
 }
 
 impl ApiError {
@@ -19,6 +21,7 @@ impl ApiError {
             status,
             code,
             message: message.into(),
+            challenge: None,
         }
     }
 
@@ -111,9 +114,35 @@ pub enum StartError {
     },
     /// The address is one that others can reach.
     #[error(
-        "the embedded queue cannot listen on {0}: it only serves this machine; choose an address like 127.0.0.1"
+        "the embedded queue cannot listen on {0} as it is: others can reach that, and would see what is sent; give it a \
+         certificate and a root URL, or put something before it that has both and say so, or choose an address like 127.0.0.1"
     )]
     NotLoopback(SocketAddr),
+    /// The root URL is more or less than an address.
+    #[error(
+        "the embedded queue cannot have the root URL {0:?}: write it as in https://queue.example.com:8443"
+    )]
+    RootUrl(String),
+    /// The certificate or its key cannot be used.
+    #[error("the embedded queue cannot use {} for TLS: {problem}", .path.display())]
+    Tls {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, and what to do.
+        problem: String,
+    },
+    /// The key can be read by others.
+    #[error(
+        "the embedded queue does not use the key {}: others can read it (mode {mode:04o}); chmod 600 {}, and have a new \
+         key made if others have had access",
+        .path.display(), .path.display()
+    )]
+    ExposedKey {
+        /// The file.
+        path: PathBuf,
+        /// Its permissions.
+        mode: u32,
+    },
     /// Another process works with the same state.
     #[error(
         "the embedded queue's state in {} is in use by another process; stop that, or choose another state directory",

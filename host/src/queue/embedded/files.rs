@@ -14,6 +14,8 @@ use crate::queue::Credentials;
 
 /// The name of the one client that is not temporary.
 const ROOT_CLIENT: &str = "tcw/root";
+/// Nobody else's client begins like this.
+pub(super) const OWN_CLIENTS: &str = "tcw/";
 
 /// A state directory in use by this process, until it is dropped.
 pub(super) struct StateDir {
@@ -100,8 +102,7 @@ impl StateDir {
         let text = match std::fs::read(&path) {
             Ok(text) => text,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let token = URL_SAFE_NO_PAD.encode(rand::random::<[u8; 33]>());
-                return Ok(Credentials::new(ROOT_CLIENT, token));
+                return Ok(Credentials::new(ROOT_CLIENT, new_token()));
             }
             Err(source) => return Err(failed("read", &path, source)),
         };
@@ -119,30 +120,46 @@ impl StateDir {
         Ok(Credentials::new(file.client_id, file.access_token))
     }
 
+    /// Where it is written down which requests have been seen.
+    pub(super) fn nonces(&self) -> PathBuf {
+        self.path.join("nonces")
+    }
+
+    /// Where the clients are that somebody has made.
+    pub(super) fn clients(&self) -> PathBuf {
+        self.path.join("clients.json")
+    }
+
     /// Writes down how to reach and use the queue.
     pub(super) fn write_credentials(&self, root_url: &str, root: &Credentials) -> Result<(), StartError> {
         let path = self.path.join("credentials.json");
-        let fresh = self.path.join("credentials.json.new");
         let file = CredentialsFile {
             root_url: root_url.to_owned(),
             client_id: root.client_id.clone(),
             access_token: root.access_token.clone(),
         };
-        let write = || {
-            let mut text = serde_json::to_vec_pretty(&file)?;
-            text.push(b'\n');
-            let mut file =
-                private(OpenOptions::new().write(true).create(true).truncate(true)).open(&fresh)?;
-            io::Write::write_all(&mut file, &text)?;
-            // The token must outlive a power loss: everything signed with it would be lost with it.
-            file.sync_all()?;
-            std::fs::rename(&fresh, &path)
-        };
-        write().map_err(|source| failed("write", &path, source))
+        write_private(&path, &file).map_err(|source| failed("write", &path, source))
     }
 }
 
-fn failed(action: &'static str, path: &Path, source: io::Error) -> StartError {
+/// Writes JSON for the owner only: all of it or nothing, and so that it outlives a power loss, since everything that was
+/// signed with a token would be lost with it.
+pub(super) fn write_private(path: &Path, content: &impl Serialize) -> io::Result<()> {
+    let mut text = serde_json::to_vec_pretty(content)?;
+    text.push(b'\n');
+    let fresh = path.with_extension("json.new");
+    let mut file = private(OpenOptions::new().write(true).create(true).truncate(true)).open(&fresh)?;
+    io::Write::write_all(&mut file, &text)?;
+    file.sync_all()?;
+    std::fs::rename(&fresh, path)
+}
+
+/// A secret for somebody to sign with.
+pub(super) fn new_token() -> String {
+    URL_SAFE_NO_PAD.encode(rand::random::<[u8; 33]>())
+}
+
+pub(super) fn failed(action: &'static str, path: &Path, source: io::Error) -> StartError {
     StartError::Files {
         action,
         path: path.to_owned(),
@@ -155,7 +172,8 @@ pub(super) fn create_private(path: &Path) -> io::Result<File> {
     private(OpenOptions::new().write(true).create_new(true)).open(path)
 }
 
-fn private(options: &mut OpenOptions) -> &mut OpenOptions {
+/// For the owner only.
+pub(super) fn private(options: &mut OpenOptions) -> &mut OpenOptions {
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(options, 0o600);
     options

@@ -68,6 +68,24 @@ pub(super) static TASK: LazyLock<Validator> = LazyLock::new(|| {
     }))
 });
 
+/// The body of the Auth service's createClient.
+pub(super) static CLIENT: LazyLock<Validator> = LazyLock::new(|| {
+    compile(&json!({
+        "type": "object",
+        "additionalProperties": false,
+        "required": ["expires", "description"],
+        "properties": {
+            "expires": { "type": "string", "format": "date-time" },
+            "description": { "type": "string", "maxLength": 10240 },
+            "scopes": {
+                "type": "array", "uniqueItems": true, "maxItems": 1000,
+                "items": { "type": "string", "maxLength": 1024, "pattern": "^[ -~]*$" },
+            },
+            "deleteOnExpiration": { "type": "boolean" },
+        },
+    }))
+});
+
 /// The body of claimWork.
 pub(super) static CLAIM_WORK: LazyLock<Validator> = LazyLock::new(|| {
     let name = json!({ "type": "string", "pattern": "^[a-zA-Z0-9-_]{1,38}$" });

@@ -1,18 +1,23 @@
 //! From a request to an answer: which call it is, who makes it, what it carries, and how its outcome is written.
 
 use std::collections::HashMap;
+use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 
 use axum::body::{Body, Bytes};
-use axum::extract::{Request, State};
+use axum::extract::Request;
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::response::Response;
+use futures_util::{FutureExt as _, StreamExt as _};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
 use super::EmbeddedConfig;
 use super::PayloadRules;
+use super::address::Address;
 use super::auth::{Authority, Caller, Signed};
+use super::client_calls;
 use super::core::CoreHandle;
 use super::error::ApiError;
 use super::route::{API, Query, Route};
@@ -22,10 +27,14 @@ use super::{artifacts, claims, counts, groups, tasks, workers};
 
 /// The most bytes that a call's body may have.
 const LARGEST_BODY: usize = 10 * 1024 * 1024;
+/// The same for somebody without credentials: whoever can connect must not be able to fill the memory.
+const LARGEST_ANONYMOUS_BODY: usize = 64 * 1024;
 
 /// What all calls share.
 pub(super) struct Server {
     pub(super) config: EmbeddedConfig,
+    /// What clients know it as.
+    pub(super) address: Address,
     pub(super) authority: Authority,
     pub(super) core: CoreHandle,
     pub(super) storage: Storage,
@@ -52,7 +61,7 @@ pub(super) struct Context {
     pub(super) server: Arc<Server>,
     pub(super) query: Query,
     pub(super) body: Bytes,
-    /// `http://host:port` as the client knows us.
+    /// `http://host:port` or the like, as the client knows us.
     pub(super) base_url: String,
     caller: Result<Caller, ApiError>,
     content_type: Option<String>,
@@ -91,10 +100,53 @@ pub(super) enum Outcome {
     Raw(Response),
 }
 
-/// Answers any request.
-pub(super) async fn handle(State(server): State<Arc<Server>>, request: Request) -> Response {
+/// A call of one of the services.
+enum Call {
+    Queue(Route, Query),
+    Auth(client_calls::Call),
+}
+
+impl Call {
+    fn find(method: &Method, path: &str, query: &str) -> Result<Self, (ApiError, Option<&'static str>)> {
+        if path.starts_with(client_calls::API) {
+            let call = client_calls::Call::find(method, path, query);
+            return call.map(Self::Auth).map_err(|error| (error, None));
+        }
+        let route = Route::find(method, path).map_err(|error| (error, None))?;
+        match Query::parse(query, &route) {
+            Ok(query) => Ok(Self::Queue(route, query)),
+            Err(error) => Err((error, Some(route.name()))),
+        }
+    }
+
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Queue(route, _) => route.name(),
+            Self::Auth(call) => call.name(),
+        }
+    }
+}
+
+/// Answers any request. What panics is answered as our own fault: others go on.
+pub(super) async fn handle(server: Arc<Server>, request: Request) -> Response {
+    match AssertUnwindSafe(answer(server, request)).catch_unwind().await {
+        Ok(response) => response,
+        Err(_) => error_response(
+            &ApiError::internal("carrying out a call panicked"),
+            json!({ "time": super::record::iso(super::core::now()) }),
+        ),
+    }
+}
+
+async fn answer(server: Arc<Server>, request: Request) -> Response {
+    let reached = match server.address.reached(request.uri(), request.headers()) {
+        Ok(reached) => reached,
+        Err(error) => return error_response(&error, json!({})),
+    };
     let path = request.uri().path();
     if path.starts_with(super::storage::PREFIX) {
+        let stall = server.config.limits.stall;
+        let request = request.map(|body| impatient(body, stall));
         return match super::storage::handle(server, request).await {
             Ok(response) => response,
             Err(error) => error_response(&error, json!({})),
@@ -110,24 +162,17 @@ pub(super) async fn handle(State(server): State<Arc<Server>>, request: Request) 
     let (method, path) = (&parts.method, parts.uri.path());
     let mut info =
         json!({ "method": format!("{method} {path}"), "time": super::record::iso(super::core::now()) });
-    let route = match Route::find(method, path) {
-        Ok(route) => route,
-        Err(error) => return error_response(&error, info),
-    };
-    info["method"] = route.name().into();
-    let outcome = async {
-        let query = Query::parse(parts.uri.query().unwrap_or_default(), &route)?;
-        let body = read_body(body).await?;
-        if let Ok(payload) = serde_json::from_slice(&body) {
-            // Like the services, errors repeat what was sent.
-            info["payload"] = payload_echo(payload);
+    let call = match Call::find(method, path, parts.uri.query().unwrap_or_default()) {
+        Ok(call) => call,
+        Err((error, name)) => {
+            if let Some(name) = name {
+                info["method"] = name.into();
+            }
+            return error_response(&error, info);
         }
-        let host = parts
-            .headers
-            .get(header::HOST)
-            .and_then(|value| value.to_str().ok())
-            .unwrap_or("localhost");
-        let (name, port) = split_host(host);
+    };
+    info["method"] = call.name().into();
+    let outcome = async {
         let resource = parts
             .uri
             .path_and_query()
@@ -135,21 +180,39 @@ pub(super) async fn handle(State(server): State<Arc<Server>>, request: Request) 
         let signed = Signed {
             method,
             resource,
-            host: name,
-            port,
+            host: &reached.host,
+            port: reached.port,
             headers: &parts.headers,
-            body: &body,
         };
-        let caller = server.authority.authenticate(&signed);
-        let context = Context {
-            query,
-            caller,
-            base_url: format!("http://{host}"),
+        let authenticated = server.authority.authenticate(&signed);
+        let most = match &authenticated {
+            Ok(somebody) if !somebody.is_anonymous() => LARGEST_BODY,
+            _ => LARGEST_ANONYMOUS_BODY,
+        };
+        let body = match read_body(body, most, server.config.limits.body).await {
+            Ok(body) => body,
+            // That the credentials are wrong is what has to be told first.
+            Err(error) => return Err(authenticated.err().unwrap_or(error)),
+        };
+        if let Ok(payload) = serde_json::from_slice(&body) {
+            // Like the services, errors repeat what was sent.
+            info["payload"] = payload_echo(payload);
+        }
+        let mut context = Context {
+            query: Query::default(),
+            caller: authenticated.and_then(|somebody| somebody.with_body(&parts.headers, &body)),
+            base_url: reached.base_url,
             content_type: media_type(&parts.headers),
             body,
             server: Arc::clone(&server),
         };
-        dispatch(context, route).await
+        match call {
+            Call::Queue(route, query) => {
+                context.query = query;
+                dispatch(context, route).await
+            }
+            Call::Auth(call) => client_calls::answer(context, call).await,
+        }
     }
     .await;
     match outcome {
@@ -216,16 +279,48 @@ async fn dispatch(context: Context, route: Route) -> Result<Outcome, ApiError> {
     }
 }
 
-async fn read_body(body: Body) -> Result<Bytes, ApiError> {
-    axum::body::to_bytes(body, LARGEST_BODY).await.map_err(|error| {
+async fn read_body(body: Body, most: usize, within: Duration) -> Result<Bytes, ApiError> {
+    let body = match tokio::time::timeout(within, axum::body::to_bytes(body, most)).await {
+        Ok(body) => body,
+        Err(_) => {
+            return Err(ApiError::with_status(
+                StatusCode::REQUEST_TIMEOUT,
+                "RequestTimeout",
+                format!("the body did not arrive within {within:?}"),
+            ));
+        }
+    };
+    body.map_err(|error| {
         let too_large = std::error::Error::source(&error)
             .is_some_and(|cause| cause.is::<http_body_util::LengthLimitError>());
         if too_large {
-            ApiError::too_large(format!("the body is larger than {} MiB", LARGEST_BODY >> 20))
+            let of_whom = if most < LARGEST_BODY {
+                ", the most without credentials"
+            } else {
+                ""
+            };
+            ApiError::too_large(format!("the body is larger than {} KiB{of_whom}", most >> 10))
         } else {
             ApiError::malformed(format!("the body did not arrive: {error}"))
         }
     })
+}
+
+/// The same body, which fails when nothing of it arrives for so long.
+fn impatient(body: Body, stall: Duration) -> Body {
+    let pieces = futures_util::stream::unfold(Some(body.into_data_stream()), move |body| async move {
+        let mut body = body?;
+        match tokio::time::timeout(stall, body.next()).await {
+            Ok(None) => None,
+            Ok(Some(Ok(piece))) => Some((Ok(piece), Some(body))),
+            Ok(Some(Err(error))) => Some((Err(error), None)),
+            Err(_) => {
+                let message = format!("nothing of it arrived for {stall:?}");
+                Some((Err(axum::Error::new(std::io::Error::other(message))), None))
+            }
+        }
+    });
+    Body::from_stream(pieces)
 }
 
 /// What of a body is repeated in an error: all of it, unless it is large.
@@ -249,15 +344,6 @@ fn media_type(headers: &HeaderMap) -> Option<String> {
     )
 }
 
-/// Host and port as Hawk signs them.
-fn split_host(host: &str) -> (&str, u16) {
-    // The colons of an IPv6 address stand within brackets.
-    match host.rsplit_once(':') {
-        Some((name, port)) if !port.ends_with(']') => (name, port.parse().unwrap_or(80)),
-        _ => (host, 80),
-    }
-}
-
 pub(super) fn json_response(status: StatusCode, body: &Value) -> Response {
     let mut response = Response::new(Body::from(body.to_string()));
     *response.status_mut() = status;
@@ -267,30 +353,22 @@ pub(super) fn json_response(status: StatusCode, body: &Value) -> Response {
 }
 
 fn error_response(error: &ApiError, info: Value) -> Response {
-    json_response(
+    let mut response = json_response(
         error.status,
         &json!({ "code": error.code, "message": error.message, "requestInfo": info }),
-    )
+    );
+    if error.status == StatusCode::UNAUTHORIZED {
+        let challenge = error.challenge.as_deref().map(|more| format!("Hawk {more}"));
+        let challenge = challenge.and_then(|challenge| HeaderValue::from_str(&challenge).ok());
+        response.headers_mut().insert(
+            header::WWW_AUTHENTICATE,
+            challenge.unwrap_or(HeaderValue::from_static("Hawk")),
+        );
+    }
+    response
 }
 
 /// Whether a method asks for headers only.
 pub(super) fn is_head(method: &Method) -> bool {
     method == Method::HEAD
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn hosts_are_split_as_hawk_signs_them() {
-        for (host, split) in [
-            ("localhost:8080", ("localhost", 8080)),
-            ("localhost", ("localhost", 80)),
-            ("[::1]:8080", ("[::1]", 8080)),
-            ("[::1]", ("[::1]", 80)),
-        ] {
-            assert_eq!(split_host(host), split);
-        }
-    }
 }

@@ -360,20 +360,41 @@ fn not_written(error: &io::Error) -> ApiError {
     ApiError::internal(format_args!("an artifact could not be written ({error})"))
 }
 
+/// The content as of now. Between looking it up and opening its file, another upload may have taken its place.
+async fn open(
+    server: &Arc<Server>,
+    object: ObjectId,
+) -> Result<(ObjectRow, tokio::fs::File, PathBuf), ApiError> {
+    let object = Arc::new(object);
+    let mut last = None;
+    loop {
+        let wanted = Arc::clone(&object);
+        let found = server.core.read(move |core| {
+            let ObjectId { task, run, name } = &*wanted;
+            let row = core.store.object(task, *run, name)?;
+            row.ok_or_else(|| {
+                ApiError::not_found(format!("nothing has been uploaded for artifact {name:?} yet"))
+            })
+        });
+        let row = found.await?;
+        let path = server.storage.file(&row.file);
+        match tokio::fs::File::open(&path).await {
+            Ok(file) => return Ok((row, file, path)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound && last.as_ref() != Some(&row.file) => {
+                last = Some(row.file);
+            }
+            Err(error) => {
+                return Err(ApiError::internal(format_args!(
+                    "an artifact's file {} cannot be read ({error})",
+                    path.display()
+                )));
+            }
+        }
+    }
+}
+
 async fn get(server: &Arc<Server>, object: ObjectId, request: Request) -> Result<Response, ApiError> {
-    let found = server.core.read(move |core| {
-        let ObjectId { task, run, name } = &object;
-        let row = core.store.object(task, *run, name)?;
-        row.ok_or_else(|| ApiError::not_found(format!("nothing has been uploaded for artifact {name:?} yet")))
-    });
-    let object = found.await?;
-    let path = server.storage.file(&object.file);
-    let mut file = tokio::fs::File::open(&path).await.map_err(|error| {
-        ApiError::internal(format_args!(
-            "an artifact's file {} cannot be read ({error})",
-            path.display()
-        ))
-    })?;
+    let (object, mut file, path) = open(server, object).await?;
     let actual = file.metadata().await.map_err(ApiError::internal)?.len();
     if actual != object.length {
         // A machine that lost power right after the upload; never served short.
@@ -433,14 +454,14 @@ fn etag(object: &ObjectRow) -> Result<HeaderValue, ApiError> {
 
 /// Which part of an object a request wants.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Range {
+pub(super) enum Range {
     Whole,
     Part { start: u64, length: u64 },
     Unsatisfiable,
 }
 
 /// One range of bytes is understood; several at once, or other units, are answered with the whole.
-fn requested_range(headers: &HeaderMap, length: u64) -> Range {
+pub(super) fn requested_range(headers: &HeaderMap, length: u64) -> Range {
     let value = headers.get(header::RANGE).and_then(|value| value.to_str().ok());
     let Some((first, last)) = value.and_then(|value| value.strip_prefix("bytes=")?.split_once('-')) else {
         return Range::Whole;
