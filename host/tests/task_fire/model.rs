@@ -228,16 +228,16 @@ impl Walk<'_> {
             self.outcomes.insert(Outcome::Elsewhere);
         }
         let heaviest = here.faults.iter().max().copied();
-        if heaviest == Some(Weight::Internal) {
-            // Nobody is waited for.
-            return self.exception(Outcome::Internal, events);
-        }
         if name == Name::Run && heaviest.is_some() {
             // The sandbox is not waited for, so the first decides.
             for weight in here.faults {
                 self.of_weight(weight, events.clone(), name);
             }
             return;
+        }
+        if heaviest == Some(Weight::Internal) {
+            // Nobody is waited for.
+            return self.exception(Outcome::Internal, events);
         }
         if !here.certain.is_empty() {
             return;

@@ -1,6 +1,6 @@
 //! What has to hold for the trace of any task, however it ended.
 
-use super::case::{Case, Conduct, NAMES, Queue, Spot};
+use super::case::{Case, Conduct, Event, NAMES, Queue, Spot};
 use super::model::Outcome;
 
 /// What was seen of one task.
@@ -210,7 +210,12 @@ impl Check<'_> {
             self.places(|line| line == "engine gone").len(),
         );
         // The fake does not know that it is gone if its call to go fails first.
-        let fails = self.case.of(Spot::engine("abort")).is_some();
+        // Nor can it be had back if it was killed, and `wait` does not bring what it left.
+        let killed = self.case.conduct.values().any(|conduct| *conduct == Conduct::Kills)
+            || self.case.sent_at(Spot::engine("wait")).contains(&Event::MaxRunTime);
+        let wait = self.case.of(Spot::engine("wait"));
+        let withheld = killed && matches!(wait, Some(Conduct::Answers(_) | Conduct::Panics));
+        let fails = withheld || self.case.of(Spot::engine("abort")).is_some();
         if gone > made || gone < made && !fails {
             self.complain(format!("the engine made {made} and got back {gone}"));
         }
