@@ -584,6 +584,12 @@ impl Worker {
     }
 
     fn stop_now(&self, state: &mut State, reason: &str) {
+        // Before anything goes back to the queue: a poll that waits there would bring it here again.
+        if state.poll.is_some()
+            && let Some(release) = &self.release_polls
+        {
+            release();
+        }
         if !matches!(state.stop, Some(Stop::Now(_))) {
             state.stop = Some(Stop::Now(reason.to_owned()));
             state.stop_by = Some(tokio::time::Instant::now() + self.options.shutdown_bound);
@@ -670,14 +676,18 @@ impl Worker {
     }
 
     /// The end: clean-ups, plugins, engine, each within a bound.
-    async fn dispose(&self, state: &mut State) {
+    async fn dispose(&mut self, state: &mut State) {
         let bound = state
             .stop_by
             .unwrap_or_else(|| tokio::time::Instant::now() + self.options.shutdown_bound);
         let bound = bound.max(tokio::time::Instant::now() + Duration::from_secs(5));
         let cleaned = tokio::time::timeout_at(bound, async {
-            while let Some(cleaned) = state.cleaning.join_next().await {
-                self.cleaned(state, cleaned);
+            while !state.cleaning.is_empty() {
+                tokio::select! {
+                    // No task is left that could be told, but whoever asks is answered.
+                    Some(command) = self.commands.recv() => self.obey(state, command),
+                    Some(cleaned) = state.cleaning.join_next() => self.cleaned(state, cleaned),
+                }
             }
         });
         if cleaned.await.is_err() {
