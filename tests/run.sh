@@ -101,6 +101,10 @@ if [ "$full" = yes ]; then
     check "a plugin built by rustc 1.85 and by 1.96" tests/compilers.sh "$target"
     check "the templates for vendors, expanded by cargo-generate" tests/templates.sh "$target" --cargo-generate
     check "ABI evolution: shipped and shuffled libraries" tests/abi-history/run.sh "$target" --slow
+    check "the lifecycle under fire, 3000 cases" env TCW_FIRE_CASES=3000 TCW_FIRE_SEED=random \
+        cargo test -p tcw-host --test task_lifecycle -- under_fire --nocapture
+    check "every way to stop at every time, and while the queue is away" \
+        cargo test -p tcw-host --test cli_stopping --test cli_claims -- --ignored
     check "benchmarks" tests/bench/run.sh
 fi
 

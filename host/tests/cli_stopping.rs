@@ -99,7 +99,11 @@ fn stop(scene: &Scene, worker: &Running, stop: Stop) -> Option<String> {
 fn expected(how: Stop, call: &str) -> Vec<Vec<&'static str>> {
     let shutdown = vec!["exception (worker-shutdown)", "pending"];
     // The poll that was under way can bring it here once more, which is then given back.
-    let again = vec!["exception (worker-shutdown)", "exception (worker-shutdown)", "pending"];
+    let again = vec![
+        "exception (worker-shutdown)",
+        "exception (worker-shutdown)",
+        "pending",
+    ];
     let malformed = vec!["exception (malformed-payload)"];
     match call {
         "dispose" => vec![vec!["completed"]],
@@ -119,7 +123,11 @@ fn cell(how: Stop, doing: Doing) {
         Doing::Polling => (0, ""),
         Doing::Tasks(count, call) => (count, call),
     };
-    let fault = if call == "exception" { ", fault: malformed" } else { "" };
+    let fault = if call == "exception" {
+        ", fault: malformed"
+    } else {
+        ""
+    };
     let tasks: Vec<String> = (0..count)
         .map(|number| scene.submits(&number.to_string(), &format!("{{hold: {call}{fault}}}")))
         .collect();
@@ -154,7 +162,11 @@ fn cell(how: Stop, doing: Doing) {
     let all: Vec<String> = tasks.iter().cloned().chain(culprit.clone()).collect();
     let mut runs = scene.afterwards(&all);
     if culprit.is_some() {
-        assert_eq!(runs.pop(), Some(vec!["exception (internal-error)".to_owned()]), "{what}");
+        assert_eq!(
+            runs.pop(),
+            Some(vec!["exception (internal-error)".to_owned()]),
+            "{what}"
+        );
     }
     for runs in runs {
         assert!(
@@ -187,7 +199,9 @@ fn matrix(cells: &[(Stop, Doing)]) {
 /// Every way to stop, and everything that a worker may be doing, at least once.
 #[test]
 fn a_worker_that_is_stopped_ends_as_documented_and_every_task_is_resolved() {
-    let mut cells: Vec<_> = (0..DOING.len()).map(|at| (STOPS[at % STOPS.len()], DOING[at])).collect();
+    let mut cells: Vec<_> = (0..DOING.len())
+        .map(|at| (STOPS[at % STOPS.len()], DOING[at]))
+        .collect();
     cells.push((Stop::Term, Doing::Tasks(8, "wait")));
     cells.push((Stop::Panic, Doing::Tasks(1, "wait")));
     matrix(&cells);

@@ -336,7 +336,10 @@ impl Worker {
         if lagging != state.lagging {
             state.lagging = lagging;
             if lagging {
-                tracing::warn!(under_way, "clean-ups of ended tasks lag behind: nothing is claimed until fewer are left");
+                tracing::warn!(
+                    under_way,
+                    "clean-ups of ended tasks lag behind: nothing is claimed until fewer are left"
+                );
             } else {
                 tracing::info!(under_way, "clean-ups have caught up: claiming again");
             }
@@ -347,7 +350,9 @@ impl Worker {
     /// For `tcw-host status`: why nothing is claimed.
     fn show_pauses(&self, state: &State) {
         let libraries = state.paused.iter();
-        let mut pauses: Vec<String> = libraries.map(|(library, reason)| format!("{library}: {reason}")).collect();
+        let mut pauses: Vec<String> = libraries
+            .map(|(library, reason)| format!("{library}: {reason}"))
+            .collect();
         if state.lagging {
             pauses.push("clean-ups of ended tasks lag behind".to_owned());
         }

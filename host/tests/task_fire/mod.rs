@@ -114,15 +114,22 @@ async fn run(providers: &Providers, case: &Case) -> Result<Seen, String> {
     let mut wrong = Vec::new();
     let allowed = allowed(case);
     if !allowed.contains(&seen.outcome) {
-        wrong.push(format!("it ended as {:?}; the rules allow {allowed:?}", seen.outcome));
+        wrong.push(format!(
+            "it ended as {:?}; the rules allow {allowed:?}",
+            seen.outcome
+        ));
     }
     wrong.extend(complaints(case, &seen));
     // What the engine does not let go of is not given back.
-    let kept = case.conduct.iter().any(|(spot, conduct)| {
-        spot.plugin.is_none() && (conduct.blocks() || spot.call == "abort")
-    });
+    let kept = case
+        .conduct
+        .iter()
+        .any(|(spot, conduct)| spot.plugin.is_none() && (conduct.blocks() || spot.call == "abort"));
     if !kept && stage.env.engine.in_use() != 0 {
-        wrong.push(format!("{} of the engine's objects were not given back", stage.env.engine.in_use()));
+        wrong.push(format!(
+            "{} of the engine's objects were not given back",
+            stage.env.engine.in_use()
+        ));
     }
     if wrong.is_empty() {
         Ok(seen)
@@ -135,7 +142,9 @@ fn number(name: &str, usual: u64) -> u64 {
     match std::env::var(name).as_deref() {
         Err(_) => usual,
         Ok("random") => rand::random(),
-        Ok(text) => text.parse().unwrap_or_else(|_| panic!("{name} has to be a number, or `random`")),
+        Ok(text) => text
+            .parse()
+            .unwrap_or_else(|_| panic!("{name} has to be a number, or `random`")),
     }
 }
 

@@ -181,9 +181,7 @@ impl Walk<'_> {
         for plugin in 0..self.case.plugins {
             events.push(self.case.sent_at(Spot::plugin(plugin, "exception")).to_vec());
         }
-        for call in ["abort"] {
-            events.push(self.case.sent_at(Spot::engine(call)).to_vec());
-        }
+        events.push(self.case.sent_at(Spot::engine("abort")).to_vec());
         self.outcomes.insert(outcome);
         if may_end_elsewhere(&events) {
             self.outcomes.insert(Outcome::Elsewhere);
@@ -224,7 +222,9 @@ impl Walk<'_> {
         events.extend(here.certain.iter().cloned());
         of_events(&events, &mut self.outcomes);
         // After that, what a later event says is a matter of the exception, too.
-        if may_end_elsewhere(&self.everything_about_exceptions()) && !events.iter().flatten().all(|e| !e.gives_up()) {
+        if may_end_elsewhere(&self.everything_about_exceptions())
+            && !events.iter().flatten().all(|e| !e.gives_up())
+        {
             self.outcomes.insert(Outcome::Elsewhere);
         }
         let heaviest = here.faults.iter().max().copied();

@@ -101,14 +101,21 @@ impl Check<'_> {
             _ => reports.len() == 1 && seen.trace[reports[0]] == told(seen.outcome),
         };
         if !tried {
-            self.complain(format!("{:?} was reported so often: {}", seen.outcome, reports.len()));
+            self.complain(format!(
+                "{:?} was reported so often: {}",
+                seen.outcome,
+                reports.len()
+            ));
         }
         let taken = match self.case.queue {
             Queue::Takes | Queue::Away(_) => seen.outcome != Outcome::Elsewhere,
             Queue::Conflicts | Queue::Refuses => false,
         };
         if seen.reported != taken {
-            self.complain(format!("reported: {}, but the queue: {:?}", seen.reported, self.case.queue));
+            self.complain(format!(
+                "reported: {}, but the queue: {:?}",
+                seen.reported, self.case.queue
+            ));
         }
     }
 
@@ -121,9 +128,8 @@ impl Check<'_> {
             "stopped",
             "finished",
         ];
-        for plugin in 0..self.case.plugins {
+        for (plugin, name) in NAMES.into_iter().enumerate().take(self.case.plugins) {
             let at = |call| Spot::plugin(plugin, call);
-            let name = NAMES[plugin];
             for call in super::case::PLUGIN_CALLS {
                 if self.begins(at(call)).len() > 1 {
                     self.complain(format!("{name}.{call} more than once"));
@@ -141,7 +147,10 @@ impl Check<'_> {
             let made = self.places(|line| line == format!("{name} made")).len();
             let disposed = self.begins(at("dispose"));
             if disposed.len() != made {
-                self.complain(format!("{name} was made {made} times and disposed of {}", disposed.len()));
+                self.complain(format!(
+                    "{name} was made {made} times and disposed of {}",
+                    disposed.len()
+                ));
             }
             for call in ORDER.into_iter().chain(["exception"]) {
                 let begun = self.begins(at(call));
@@ -152,36 +161,69 @@ impl Check<'_> {
 
     fn barriers(&mut self) {
         let all = |call| (0..self.case.plugins).map(move |plugin| Spot::plugin(plugin, call));
-        let begin = |this: &Self, call| -> Vec<usize> { all(call).flat_map(|spot| this.begins(spot)).collect() };
+        let begin =
+            |this: &Self, call| -> Vec<usize> { all(call).flat_map(|spot| this.begins(spot)).collect() };
         let end = |this: &Self, call| -> Vec<usize> { all(call).flat_map(|spot| this.ends(spot)).collect() };
         let engine = |this: &Self, call| this.begins(Spot::engine(call));
         let engine_ends = |this: &Self, call| this.ends(Spot::engine(call));
 
-        let reports = self.places(|line| is_report(line));
+        let reports = self.places(is_report);
         let early = self.seen.outcome == Outcome::Shutdown;
         let rules: [(Vec<usize>, Vec<usize>, &str); 9] = [
-            (end(self, "prepare"), begin(self, "build_sandbox"), "all prepared before any builds"),
+            (
+                end(self, "prepare"),
+                begin(self, "build_sandbox"),
+                "all prepared before any builds",
+            ),
             (
                 engine_ends(self, "new_sandbox_builder"),
                 begin(self, "build_sandbox"),
                 "a builder before any builds",
             ),
-            (end(self, "build_sandbox"), engine(self, "start"), "all built before the start"),
-            (engine_ends(self, "start"), begin(self, "started"), "the start before any is told of it"),
-            (end(self, "started"), begin(self, "stopped"), "started returns before stopped"),
-            (engine(self, "wait"), begin(self, "stopped"), "wait before stopped"),
-            (end(self, "stopped"), begin(self, "finished"), "all stopped before any finishes"),
+            (
+                end(self, "build_sandbox"),
+                engine(self, "start"),
+                "all built before the start",
+            ),
+            (
+                engine_ends(self, "start"),
+                begin(self, "started"),
+                "the start before any is told of it",
+            ),
+            (
+                end(self, "started"),
+                begin(self, "stopped"),
+                "started returns before stopped",
+            ),
+            (
+                engine(self, "wait"),
+                begin(self, "stopped"),
+                "wait before stopped",
+            ),
+            (
+                end(self, "stopped"),
+                begin(self, "finished"),
+                "all stopped before any finishes",
+            ),
             (
                 if early { Vec::new() } else { end(self, "finished") },
                 reports.clone(),
                 "finished before the report",
             ),
-            (reports.clone(), begin(self, "dispose"), "the report before anything is disposed of"),
+            (
+                reports.clone(),
+                begin(self, "dispose"),
+                "the report before anything is disposed of",
+            ),
         ];
         for (first, then, what) in rules {
             self.before(&first, &then, what);
         }
-        for (call, then) in [("prepare", "build_sandbox"), ("build_sandbox", "started"), ("started", "stopped")] {
+        for (call, then) in [
+            ("prepare", "build_sandbox"),
+            ("build_sandbox", "started"),
+            ("started", "stopped"),
+        ] {
             let (had, have) = (begin(self, call).len(), begin(self, then).len());
             if have > 0 && had != self.case.plugins {
                 self.complain(format!("{then} although only {had} plugins had {call}"));
@@ -189,18 +231,34 @@ impl Check<'_> {
         }
         // Only a call that lasts until a bound is left behind.
         if early {
-            self.before(&reports, &begin(self, "exception"), "worker-shutdown: the report before what is published");
+            self.before(
+                &reports,
+                &begin(self, "exception"),
+                "worker-shutdown: the report before what is published",
+            );
         } else if !self.case.is_slow() {
-            self.before(&end(self, "exception"), &reports, "what is published before the report");
+            self.before(
+                &end(self, "exception"),
+                &reports,
+                "what is published before the report",
+            );
         }
         let given_back: Vec<usize> = ["results.dispose", "discard"]
             .into_iter()
             .flat_map(|call| engine(self, call))
             .collect();
-        self.before(&begin(self, "dispose"), &given_back, "the plugins before what the engine made");
+        self.before(
+            &begin(self, "dispose"),
+            &given_back,
+            "the plugins before what the engine made",
+        );
         let waits = !all("dispose").any(|spot| self.case.of(spot) == Some(Conduct::Hangs));
         if waits {
-            self.before(&end(self, "dispose"), &given_back, "the plugins' end before what the engine made");
+            self.before(
+                &end(self, "dispose"),
+                &given_back,
+                "the plugins' end before what the engine made",
+            );
         }
     }
 
@@ -211,8 +269,15 @@ impl Check<'_> {
         );
         // The fake does not know that it is gone if its call to go fails first.
         // Nor can it be had back if it was killed, and `wait` does not bring what it left.
-        let killed = self.case.conduct.values().any(|conduct| *conduct == Conduct::Kills)
-            || self.case.sent_at(Spot::engine("wait")).contains(&Event::MaxRunTime);
+        let killed = self
+            .case
+            .conduct
+            .values()
+            .any(|conduct| *conduct == Conduct::Kills)
+            || self
+                .case
+                .sent_at(Spot::engine("wait"))
+                .contains(&Event::MaxRunTime);
         let wait = self.case.of(Spot::engine("wait"));
         let withheld = killed && matches!(wait, Some(Conduct::Answers(_) | Conduct::Panics));
         let fails = withheld || self.case.of(Spot::engine("abort")).is_some();
@@ -227,7 +292,9 @@ impl Check<'_> {
             count("wait"),
         );
         if discards + disposals > 1 {
-            self.complain(format!("{discards} times discarded, {disposals} result sets disposed of"));
+            self.complain(format!(
+                "{discards} times discarded, {disposals} result sets disposed of"
+            ));
         }
         if starts > 1 {
             self.complain("started more than once");
@@ -280,7 +347,8 @@ impl Check<'_> {
                 _ => false,
             };
             if wrong {
-                self.found.push(format!("{:?}, but the plugin heard: {line}", self.seen.outcome));
+                self.found
+                    .push(format!("{:?}, but the plugin heard: {line}", self.seen.outcome));
             }
         }
     }
@@ -313,12 +381,16 @@ impl Check<'_> {
         }
         for library in &self.seen.unhealthy {
             if !sick.contains(library) {
-                self.found.push(format!("{library} is said to be unhealthy for no reason"));
+                self.found
+                    .push(format!("{library} is said to be unhealthy for no reason"));
             }
         }
         let seen = self.seen;
         if fatal != (seen.effect == 2) {
-            self.complain(format!("a fatal error: {fatal}, the effect on the worker: {}", seen.effect));
+            self.complain(format!(
+                "a fatal error: {fatal}, the effect on the worker: {}",
+                seen.effect
+            ));
         }
         let expected = !seen.unhealthy.is_empty() || seen.outcome == Outcome::Internal;
         if expected && seen.effect == 0 {
@@ -330,7 +402,10 @@ impl Check<'_> {
             self.complain("an effect on the worker for no reason");
         }
         if (seen.effect > 0) != seen.incident.is_some() {
-            self.complain(format!("effect {} with incident {:?}", seen.effect, seen.incident));
+            self.complain(format!(
+                "effect {} with incident {:?}",
+                seen.effect, seen.incident
+            ));
         }
     }
 }

@@ -88,15 +88,36 @@ fn the_oracle_accepts_what_is_right_and_notices_whatever_is_wrong() {
         ("not disposed of", without("a dispose")),
         ("a hook after dispose", moved("a finished true", "engine gone")),
         ("a hook twice", more("a prepare")),
-        ("prepared too late", moved("a prepare ends", "a build_sandbox ends")),
-        ("no builder yet", moved("engine new_sandbox_builder ends", "engine start")),
-        ("built too late", moved("a build_sandbox ends", "engine start ends")),
+        (
+            "prepared too late",
+            moved("a prepare ends", "a build_sandbox ends"),
+        ),
+        (
+            "no builder yet",
+            moved("engine new_sandbox_builder ends", "engine start"),
+        ),
+        (
+            "built too late",
+            moved("a build_sandbox ends", "engine start ends"),
+        ),
         ("started too early", moved("a started", "engine start ends")),
-        ("started returns too late", moved("a started ends", "a stopped ends")),
+        (
+            "started returns too late",
+            moved("a started ends", "a stopped ends"),
+        ),
         ("stopped too early", moved("engine wait", "a stopped ends")),
-        ("stopped returns too late", moved("a stopped ends", "a finished ends")),
-        ("the report too early", moved("queue completed", "a finished ends")),
-        ("disposed of before the report", moved("a dispose", "queue completed")),
+        (
+            "stopped returns too late",
+            moved("a stopped ends", "a finished ends"),
+        ),
+        (
+            "the report too early",
+            moved("queue completed", "a finished ends"),
+        ),
+        (
+            "disposed of before the report",
+            moved("a dispose", "queue completed"),
+        ),
         (
             "the engine's before the plugins'",
             moved("engine results.dispose", "a dispose ends"),
@@ -115,10 +136,35 @@ fn the_oracle_accepts_what_is_right_and_notices_whatever_is_wrong() {
         ("the wrong verdict", but("a finished true", "a finished false")),
         ("an exception as well", more("a exception internal-error")),
         ("a skipped hook", without("a build_sandbox")),
-        ("not reported after all", Seen { reported: false, ..good() }),
-        ("an effect for no reason", Seen { effect: 1, incident: Some("x".to_owned()), ..good() }),
-        ("unhealthy for no reason", Seen { unhealthy: vec!["lib-a".to_owned()], ..good() }),
-        ("an incident for no reason", Seen { incident: Some("x".to_owned()), ..good() }),
+        (
+            "not reported after all",
+            Seen {
+                reported: false,
+                ..good()
+            },
+        ),
+        (
+            "an effect for no reason",
+            Seen {
+                effect: 1,
+                incident: Some("x".to_owned()),
+                ..good()
+            },
+        ),
+        (
+            "unhealthy for no reason",
+            Seen {
+                unhealthy: vec!["lib-a".to_owned()],
+                ..good()
+            },
+        ),
+        (
+            "an incident for no reason",
+            Seen {
+                incident: Some("x".to_owned()),
+                ..good()
+            },
+        ),
     ];
     for (what, seen) in wrong {
         assert!(!complaints(&case, &seen).is_empty(), "{what} is not noticed");
@@ -129,9 +175,16 @@ fn the_oracle_accepts_what_is_right_and_notices_whatever_is_wrong() {
 fn the_order_of_publishing_and_reporting_depends_on_the_reason() {
     let shutdown = |first: &str, then: &str| Seen {
         outcome: Outcome::Shutdown,
-        trace: ["a new_task_plugin null", "a made", first, then, "a exception ends", "a dispose"]
-            .map(str::to_owned)
-            .to_vec(),
+        trace: [
+            "a new_task_plugin null",
+            "a made",
+            first,
+            then,
+            "a exception ends",
+            "a dispose",
+        ]
+        .map(str::to_owned)
+        .to_vec(),
         ..good()
     };
     let case = Case::plain(1);
@@ -141,9 +194,16 @@ fn the_order_of_publishing_and_reporting_depends_on_the_reason() {
     // For any other reason it is the other way round.
     let malformed = |lines: [&str; 3]| Seen {
         outcome: Outcome::Malformed,
-        trace: ["a new_task_plugin null", "a made", lines[0], lines[1], lines[2], "a dispose"]
-            .map(str::to_owned)
-            .to_vec(),
+        trace: [
+            "a new_task_plugin null",
+            "a made",
+            lines[0],
+            lines[1],
+            lines[2],
+            "a dispose",
+        ]
+        .map(str::to_owned)
+        .to_vec(),
         ..good()
     };
     let (report, hook, end) = (
@@ -151,7 +211,10 @@ fn the_order_of_publishing_and_reporting_depends_on_the_reason() {
         "a exception malformed-payload",
         "a exception ends",
     );
-    assert_eq!(complaints(&case, &malformed([hook, end, report])), Vec::<String>::new());
+    assert_eq!(
+        complaints(&case, &malformed([hook, end, report])),
+        Vec::<String>::new()
+    );
     assert!(!complaints(&case, &malformed([hook, report, end])).is_empty());
 }
 
@@ -192,12 +255,30 @@ fn a_panic_has_to_be_noticed_and_its_incident_to_be_in_the_log() {
     assert_eq!(complaints(&case, &right), Vec::<String>::new());
     let log = |text: &str| Some(text.to_owned());
     for wrong in [
-        Seen { unhealthy: Vec::new(), ..right.clone() },
-        Seen { effect: 0, ..right.clone() },
-        Seen { effect: 2, ..right.clone() },
-        Seen { incident: None, ..right.clone() },
-        Seen { log: log("Incident zz:"), ..right.clone() },
-        Seen { log: log("Incident Ab12: a panics in prepare"), ..right.clone() },
+        Seen {
+            unhealthy: Vec::new(),
+            ..right.clone()
+        },
+        Seen {
+            effect: 0,
+            ..right.clone()
+        },
+        Seen {
+            effect: 2,
+            ..right.clone()
+        },
+        Seen {
+            incident: None,
+            ..right.clone()
+        },
+        Seen {
+            log: log("Incident zz:"),
+            ..right.clone()
+        },
+        Seen {
+            log: log("Incident Ab12: a panics in prepare"),
+            ..right.clone()
+        },
     ] {
         assert!(!complaints(&case, &wrong).is_empty(), "{wrong:?}");
     }
@@ -232,10 +313,16 @@ fn the_model_says_what_the_rules_say() {
     ];
     assert_eq!(ends(&case(&ours, &[])), [Outcome::Internal]);
     let runs = [(wait, Conduct::Runs)];
-    assert_eq!(ends(&case(&runs, &[(wait, Event::WorkerShutdown)])), [Outcome::Shutdown]);
+    assert_eq!(
+        ends(&case(&runs, &[(wait, Event::WorkerShutdown)])),
+        [Outcome::Shutdown]
+    );
     let cancelled_first = [(wait, Event::Cancelled), (wait, Event::WorkerShutdown)];
     assert_eq!(ends(&case(&runs, &cancelled_first)), [Outcome::Elsewhere]);
-    assert_eq!(ends(&case(&runs, &[(wait, Event::MaxRunTime)])), [Outcome::Failed]);
+    assert_eq!(
+        ends(&case(&runs, &[(wait, Event::MaxRunTime)])),
+        [Outcome::Failed]
+    );
     assert_eq!(
         ends(&case(&[(wait, Conduct::Answers(SandboxAborted))], &[])),
         [Outcome::Internal]
