@@ -111,6 +111,10 @@ if [ "$full" = yes ]; then
         --test recovery_state --test disk_full -- --ignored
     check "the embedded queue under 40,000 requests that no client would send" \
         cargo test -p tcw-host --test queue_fuzz -- --ignored --nocapture
+    check "the lifecycle under fire, 3000 cases" env TCW_FIRE_CASES=3000 TCW_FIRE_SEED=random \
+        cargo test -p tcw-host --test task_lifecycle -- under_fire --nocapture
+    check "every way to stop at every time, and while the queue is away" \
+        cargo test -p tcw-host --test cli_stopping --test cli_claims -- --ignored
     check "benchmarks" tests/bench/run.sh
     # Benchmarks have built the release. The debug build shows that the pattern finds what it looks for.
     check "fault points are in a debug build, and not in a release" sh -c \

@@ -2,6 +2,7 @@
 //! behind the boundary, from a library.
 
 mod support;
+mod task_fire;
 mod task_support;
 
 use std::sync::Arc;
@@ -73,4 +74,16 @@ scenarios! {
     waits_for_a_slot,
     late_sandbox,
     slot_is_free_before_cleaning_up,
+}
+
+/// The same, at random: see [`task_fire`].
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn under_fire_in_this_process() {
+    task_fire::under_fire(150, vec![in_process().await]).await;
+}
+
+/// The same cases in this process and through a library.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn under_fire_through_a_library() {
+    task_fire::under_fire(40, vec![in_process().await, from_library().await]).await;
 }

@@ -64,6 +64,9 @@ fn in_words(answer: &Value) -> String {
             text(&library["path"]),
         ));
     }
+    for reason in answer["claimingPaused"].as_array().into_iter().flatten() {
+        out.push_str(&format!("nothing is claimed: {}\n", text(reason)));
+    }
     let tasks = answer["tasks"].as_array().map_or(&[][..], Vec::as_slice);
     if tasks.is_empty() {
         out.push_str("no task runs\n");

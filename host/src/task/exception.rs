@@ -217,8 +217,20 @@ async fn publish(task: &Arc<Task>, reason: tcw_abi::plugin::ExceptionReason) {
             faults.extend(end);
         }
     };
+    // Whoever heeds cancellations need not be waited for until the bound.
+    let given_up = async {
+        let event = task.control.given_up().await;
+        task.services.cancel(event.cancel_reason());
+        std::future::pending::<()>().await;
+    };
+    let published = async {
+        tokio::select! {
+            () = all => {}
+            () = given_up => {}
+        }
+    };
     // What is left then is told to stop, below.
-    let _ = tokio::time::timeout(bound, all).await;
+    let _ = tokio::time::timeout(bound, published).await;
     if !calls.is_empty() {
         tracing::warn!(
             task_id = %task.claim.task_id(),

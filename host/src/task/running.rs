@@ -39,7 +39,11 @@ impl Running {
             let (task, stop, sandbox) = (Arc::clone(&task), calls.stop.clone(), lent.share());
             calls.begin(async move {
                 let hook = async { member.plugin.started(sandbox).await };
-                task.hook(&member.callee, "started", &stop, hook).await
+                match task.hook(&member.callee, "started", &stop, hook).await {
+                    // The plugin came to a sandbox that had ended: what `wait` brings is the result.
+                    Err(fault) if fault.error.kind() == ErrorKind::SandboxTerminated => Ok(()),
+                    outcome => outcome,
+                }
             });
         }
         calls.begin({

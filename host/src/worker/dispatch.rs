@@ -82,6 +82,8 @@ struct State {
     stop: Option<Stop>,
     stop_by: Option<tokio::time::Instant>,
     paused: BTreeMap<String, String>,
+    /// Claiming waits for clean-ups.
+    lagging: bool,
     fatal: Option<Exit>,
 }
 
@@ -164,10 +166,12 @@ impl Worker {
             stop: None,
             stop_by: None,
             paused: BTreeMap::new(),
+            lagging: false,
             fatal: None,
         };
-        let mut cancellations = tokio::time::interval(self.options.cancellation_interval);
-        cancellations.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        // What libraries of an earlier generation had to say about it.
+        self.board.set_pauses(Vec::new());
+        let mut cancellations = Box::pin(tokio::time::sleep(self.next_question()));
         // Who has said already that nothing is to be claimed was first.
         while let Ok(command) = self.commands.try_recv() {
             self.obey(&mut state, command);
@@ -198,10 +202,20 @@ impl Worker {
                     }
                 }
                 statuses = wait(&mut state.statuses) => self.heard(&mut state, statuses),
-                _ = cancellations.tick(), if !state.running.is_empty() => self.ask_statuses(&mut state),
+                () = &mut cancellations => {
+                    cancellations.set(tokio::time::sleep(self.next_question()));
+                    self.ask_statuses(&mut state);
+                }
                 () = tokio::time::sleep_until(wake.into()) => {}
             }
         }
+    }
+
+    /// How long until the queue is asked about cancellations: at most the interval, and not at the same moment as the
+    /// workers that were started together with this one.
+    fn next_question(&self) -> Duration {
+        let interval = self.options.cancellation_interval;
+        interval.mul_f64(rand::rng().random_range(0.8..=1.0))
     }
 
     /// When to look again although nothing happens.
@@ -286,9 +300,9 @@ impl Worker {
             .saturating_sub(taken)
             .min(MOST_CLAIMS)
             .min(u32::try_from(wanted).unwrap_or(u32::MAX));
-        let overdue = state.cleaning.len() >= CLEAN_UPS_PER_SLOT * capacity as usize;
+        self.look_at_clean_ups(state);
         if free == 0
-            || overdue
+            || state.lagging
             || self.is_idle(state)
             || state.poll.is_some()
             || state.stop.is_some()
@@ -320,6 +334,38 @@ impl Worker {
                 Err(error) => Poll::Failed(error),
             }
         }));
+    }
+
+    /// Clean-ups are bounded: whoever has too many of them claims nothing, and says so when that begins and ends.
+    fn look_at_clean_ups(&self, state: &mut State) {
+        // Each task is among them from its beginning.
+        let under_way = state.cleaning.len().saturating_sub(state.running.len());
+        let most = CLEAN_UPS_PER_SLOT * self.capacity() as usize;
+        let lagging = under_way >= most;
+        if lagging != state.lagging {
+            state.lagging = lagging;
+            if lagging {
+                tracing::warn!(
+                    under_way,
+                    "clean-ups of ended tasks lag behind: nothing is claimed until fewer are left"
+                );
+            } else {
+                tracing::info!(under_way, "clean-ups have caught up: claiming again");
+            }
+            self.show_pauses(state);
+        }
+    }
+
+    /// For `tcw-host status`: why nothing is claimed.
+    fn show_pauses(&self, state: &State) {
+        let libraries = state.paused.iter();
+        let mut pauses: Vec<String> = libraries
+            .map(|(library, reason)| format!("{library}: {reason}"))
+            .collect();
+        if state.lagging {
+            pauses.push("clean-ups of ended tasks lag behind".to_owned());
+        }
+        self.board.set_pauses(pauses);
     }
 
     async fn polled(&self, state: &mut State, poll: Result<Poll, tokio::task::JoinError>) {
@@ -549,15 +595,23 @@ impl Worker {
             Command::Pause { library, reason } => {
                 tracing::warn!(library, reason, "claiming is paused");
                 state.paused.insert(library, reason);
+                self.show_pauses(state);
             }
             Command::Resume { library } => {
                 tracing::info!(library, "claiming is not paused by this library any more");
                 state.paused.remove(&library);
+                self.show_pauses(state);
             }
         }
     }
 
     fn stop_now(&self, state: &mut State, reason: &str) {
+        // Before anything goes back to the queue: a poll that waits there would bring it here again.
+        if state.poll.is_some()
+            && let Some(release) = &self.release_polls
+        {
+            release();
+        }
         if !matches!(state.stop, Some(Stop::Now(_))) {
             state.stop = Some(Stop::Now(reason.to_owned()));
             state.stop_by = Some(tokio::time::Instant::now() + self.options.shutdown_bound);
@@ -568,7 +622,7 @@ impl Worker {
     }
 
     fn ask_statuses(&self, state: &mut State) {
-        if state.statuses.is_some() {
+        if state.statuses.is_some() || state.running.is_empty() {
             return;
         }
         let queue = Arc::clone(&self.queue);
@@ -647,14 +701,18 @@ impl Worker {
     }
 
     /// The end: clean-ups, plugins, engine, each within a bound.
-    async fn dispose(&self, state: &mut State) {
+    async fn dispose(&mut self, state: &mut State) {
         let bound = state
             .stop_by
             .unwrap_or_else(|| tokio::time::Instant::now() + self.options.shutdown_bound);
         let bound = bound.max(tokio::time::Instant::now() + Duration::from_secs(5));
         let cleaned = tokio::time::timeout_at(bound, async {
-            while let Some(cleaned) = state.cleaning.join_next().await {
-                self.cleaned(state, cleaned);
+            while !state.cleaning.is_empty() {
+                tokio::select! {
+                    // No task is left that could be told, but whoever asks is answered.
+                    Some(command) = self.commands.recv() => self.obey(state, command),
+                    Some(cleaned) = state.cleaning.join_next() => self.cleaned(state, cleaned),
+                }
             }
         });
         if cleaned.await.is_err() {

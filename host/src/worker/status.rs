@@ -26,6 +26,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub struct Board {
     entries: Arc<Mutex<BTreeMap<(String, u32), Entry>>>,
     claimed: Arc<AtomicU64>,
+    pauses: Arc<Mutex<Vec<String>>>,
 }
 
 #[derive(Clone, Debug)]
@@ -49,6 +50,15 @@ impl Board {
 
     pub(super) fn claimed(&self) -> u64 {
         self.claimed.load(Ordering::Relaxed)
+    }
+
+    /// Why nothing is claimed at the moment; empty if there is no reason.
+    pub(super) fn set_pauses(&self, pauses: Vec<String>) {
+        *self.pauses() = pauses;
+    }
+
+    fn pauses(&self) -> std::sync::MutexGuard<'_, Vec<String>> {
+        self.pauses.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn remove(&self, task: &TaskId, run: RunId) {
@@ -107,6 +117,7 @@ pub fn serve(
             };
             let mut answer = about.borrow().clone();
             answer["tasks"] = board.tasks().into();
+            answer["claimingPaused"] = board.pauses().clone().into();
             tokio::spawn(async move {
                 // Who does not read the answer does not need it.
                 let _ = tokio::time::timeout(PATIENCE, write(stream, answer)).await;
@@ -152,15 +163,17 @@ mod tests {
             ask(directory.path()).await.unwrap(),
             json!({
                 "pid": 7,
+                "claimingPaused": [],
                 "tasks": [{
                     "taskId": "fN1SbArXTPSVFNUvaOlinQ", "runId": 1, "name": "hello", "state": "claimed", "since": since,
                 }],
             })
         );
         board.remove(&task, RunId(1));
+        board.set_pauses(vec!["no reason".to_owned()]);
         assert_eq!(
             ask(directory.path()).await.unwrap(),
-            json!({ "pid": 7, "tasks": [] })
+            json!({ "pid": 7, "claimingPaused": ["no reason"], "tasks": [] })
         );
         server.abort();
         let _ = server.await;

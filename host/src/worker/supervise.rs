@@ -9,6 +9,12 @@ use super::journal::Journal;
 use crate::queue::{Claim, Outage, QueueError, Reclaimed, TaskQueue};
 use crate::task::{TaskControl, TaskEvent, TaskReport};
 
+/// A call that renews a claim has at least this long, also when the clocks here and there differ.
+const LEAST_BOUND: Duration = Duration::from_secs(5);
+
+/// Between two renewals, also when the clocks differ.
+const LEAST_PAUSE: Duration = Duration::from_millis(400);
+
 /// Reclaims before a third of the claim's time is left, whatever its length, and watches the deadline, until the task
 /// is resolved. `None` if it never will be, because its own code failed.
 pub(super) async fn keep_claim(
@@ -78,7 +84,12 @@ pub(super) async fn keep_claim(
 
 /// Renews the claim within a third of the time that it has left: one request that hangs must not cost it.
 async fn renew(queue: &dyn TaskQueue, taken_until: DateTime<Utc>) -> Result<Reclaimed, QueueError> {
-    let bound = (until(taken_until) / 3).max(Duration::from_secs(1));
+    let left = until(taken_until);
+    let bound = if left.is_zero() {
+        LEAST_BOUND
+    } else {
+        (left / 3).max(Duration::from_secs(1))
+    };
     match tokio::time::timeout(bound, queue.reclaim()).await {
         Ok(outcome) => outcome,
         Err(_) => Err(QueueError::Unavailable {
@@ -100,7 +111,8 @@ fn why(error: &QueueError, claim: &Claim) -> TaskEvent {
 
 /// Some time before a third of what is left is left; not the same for tasks that were claimed together.
 fn before_expiry(taken_until: DateTime<Utc>) -> Duration {
-    until(taken_until).mul_f64(rand::rng().random_range(0.5..0.62))
+    let wait = until(taken_until).mul_f64(rand::rng().random_range(0.5..0.62));
+    wait.max(LEAST_PAUSE)
 }
 
 fn until(time: DateTime<Utc>) -> Duration {
@@ -109,6 +121,8 @@ fn until(time: DateTime<Utc>) -> Duration {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::VecDeque;
+    use std::sync::Mutex;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use async_trait::async_trait;
@@ -121,14 +135,16 @@ mod tests {
     };
     use crate::task::task_control;
 
-    /// Says that the run is over.
+    /// Says that the run is over, or what was written down for it to say.
     #[derive(Default)]
-    struct Over {
+    struct Scripted {
         asked: AtomicUsize,
+        says: Mutex<VecDeque<Result<Reclaimed, QueueError>>>,
+        silent: bool,
     }
 
     #[async_trait]
-    impl TaskQueue for Over {
+    impl TaskQueue for Scripted {
         fn task_id(&self) -> &TaskId {
             unreachable!()
         }
@@ -141,9 +157,15 @@ mod tests {
         fn set_credentials(&self, _: Credentials) {}
         async fn reclaim(&self) -> Result<Reclaimed, QueueError> {
             self.asked.fetch_add(1, Ordering::SeqCst);
-            Err(QueueError::Conflict {
-                at: "POST reclaim".to_owned(),
-                message: "resolved".to_owned(),
+            if self.silent {
+                std::future::pending::<()>().await;
+            }
+            let next = self.says.lock().unwrap().pop_front();
+            next.unwrap_or_else(|| {
+                Err(QueueError::Conflict {
+                    at: "POST reclaim".to_owned(),
+                    message: "resolved".to_owned(),
+                })
             })
         }
         async fn report_completed(&self) -> Result<TaskStatus, QueueError> {
@@ -200,7 +222,7 @@ mod tests {
             if reporting {
                 receiver.begin_report();
             }
-            let queue = Over::default();
+            let queue = Scripted::default();
             let keeping = keep_claim(claim(3), &queue, control, &journal);
             let heard = async {
                 // Asked after about half of the claim's three seconds.
@@ -220,5 +242,88 @@ mod tests {
             assert_eq!(early, (!reporting).then_some(TaskEvent::Cancelled));
             assert_eq!(late, Some(TaskEvent::Cancelled));
         }
+    }
+
+    fn reclaimed(seconds: i64) -> Reclaimed {
+        Reclaimed {
+            taken_until: Utc::now() + chrono::Duration::seconds(seconds),
+            credentials: Credentials::new("task", "the next secret"),
+            status: claim(seconds).status,
+        }
+    }
+
+    fn away() -> QueueError {
+        QueueError::Unavailable {
+            at: "POST reclaim".to_owned(),
+            attempts: 1,
+            message: "refused".to_owned(),
+        }
+    }
+
+    /// Keeps a claim until the task is given up; answers why, and how often the queue was asked.
+    async fn kept(says: Vec<Result<Reclaimed, QueueError>>, seconds: i64) -> (Option<TaskEvent>, usize) {
+        let queue = Scripted {
+            says: Mutex::new(says.into()),
+            ..Scripted::default()
+        };
+        kept_by(queue, seconds).await
+    }
+
+    async fn kept_by(queue: Scripted, seconds: i64) -> (Option<TaskEvent>, usize) {
+        let directory = tempfile::tempdir().unwrap();
+        let journal = Journal::open(directory.path()).unwrap();
+        let (control, receiver) = task_control();
+        let given_up = async {
+            while receiver.event().is_none() {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        tokio::select! {
+            _ = keep_claim(claim(seconds), &queue, control, &journal) => panic!("nobody has resolved the task"),
+            () = given_up => {}
+            () = tokio::time::sleep(Duration::from_secs(60)) => panic!("the task is not given up"),
+        }
+        (receiver.event(), queue.asked.load(Ordering::SeqCst))
+    }
+
+    #[test]
+    fn a_claim_is_renewed_before_a_third_of_its_time_is_left_whatever_its_length() {
+        for seconds in [5, 6, 10, 30, 60, 300, 1200] {
+            for _ in 0..200 {
+                let length = chrono::Duration::seconds(seconds);
+                let wait = before_expiry(Utc::now() + length).as_secs_f64();
+                let share = wait / length.as_seconds_f64();
+                assert!((0.4..2.0 / 3.0).contains(&share), "{share} of {seconds} s");
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_queue_that_is_away_is_asked_until_the_claim_ends_and_one_that_is_back_keeps_it() {
+        // Away twice, then back; then away for good.
+        let mut says = vec![Err(away()), Err(away()), Ok(reclaimed(8))];
+        says.extend((0..1000).map(|_| Err(away())));
+        let (event, asked) = kept(says, 4).await;
+        assert_eq!(event, Some(TaskEvent::ClaimLost));
+        assert!((5..20).contains(&asked), "it was asked {asked} times");
+    }
+
+    #[tokio::test]
+    async fn a_queue_that_never_answers_does_not_keep_a_task_running_without_a_claim() {
+        let silent = Scripted {
+            silent: true,
+            ..Scripted::default()
+        };
+        assert_eq!(kept_by(silent, 3).await, (Some(TaskEvent::ClaimLost), 1));
+    }
+
+    #[tokio::test]
+    async fn a_claim_that_is_refused_for_good_is_lost_at_once() {
+        let refused = QueueError::Unauthorized {
+            at: "POST reclaim".to_owned(),
+            status: 403,
+            message: "not yours".to_owned(),
+        };
+        assert_eq!(kept(vec![Err(refused)], 3).await, (Some(TaskEvent::ClaimLost), 1));
     }
 }

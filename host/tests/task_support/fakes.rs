@@ -26,6 +26,18 @@ struct Script {
     script: BTreeMap<String, String>,
     /// Sandboxes at one time; the engine's only.
     capacity: Option<usize>,
+    /// Whether to tell of the ends of calls, too, and of what the log was found to be.
+    #[serde(default)]
+    trace: bool,
+}
+
+/// Tells of the end of a call, also of one that panics or is dropped.
+struct Ending<'a>(&'a Script, &'a str);
+
+impl Drop for Ending<'_> {
+    fn drop(&mut self) {
+        self.0.trace(|| format!("{} ends", self.1));
+    }
 }
 
 impl Script {
@@ -42,6 +54,12 @@ impl Script {
         let _ = socket.send_to(line.as_bytes(), &self.socket);
     }
 
+    fn trace(&self, what: impl FnOnce() -> String) {
+        if self.trace {
+            self.tell(&what());
+        }
+    }
+
     fn behaviour(&self, call: &str) -> &str {
         self.script.get(call).map_or("ok", String::as_str)
     }
@@ -49,6 +67,7 @@ impl Script {
     /// Tells of the call and does what is common to all calls. Answers what is left to do.
     async fn play(&self, call: &str, told: &str, task: Option<&Arc<dyn TaskContext>>) -> Result<&str> {
         self.tell(told);
+        let _ending = Ending(self, call);
         let behaviour = self.behaviour(call);
         match behaviour {
             "hang" => std::future::pending().await,
@@ -158,6 +177,7 @@ impl Engine for ScriptedEngine {
             return Err(Error::new(ErrorKind::MaxConcurrencyExceeded, "full"));
         }
         self.used.fetch_add(1, Ordering::SeqCst);
+        self.script.trace(|| "made".to_owned());
         let sandbox = Arc::new(ScriptedSandbox {
             script: Arc::clone(&self.script),
             task: Arc::clone(&task),
@@ -196,6 +216,7 @@ impl SandboxBuilder for ScriptedBuilder {
     async fn discard(&self) -> Result<()> {
         self.discarded.send_replace(true);
         self.sandbox.used.fetch_sub(1, Ordering::SeqCst);
+        self.script.trace(|| "gone".to_owned());
         self.script.play("discard", "discard", None).await?;
         Ok(())
     }
@@ -277,6 +298,7 @@ impl Sandbox for ScriptedSandbox {
         self.script.play("abort", "abort", None).await?;
         if self.end(How::Aborted) {
             self.used.fetch_sub(1, Ordering::SeqCst);
+            self.script.trace(|| "gone".to_owned());
             Ok(())
         } else {
             Err(Error::new(ErrorKind::SandboxTerminated, "has ended"))
@@ -306,6 +328,7 @@ impl ResultSet for ScriptedResults {
 
     async fn dispose(&self) -> Result<()> {
         self.used.fetch_sub(1, Ordering::SeqCst);
+        self.script.trace(|| "gone".to_owned());
         self.script
             .play("results.dispose", "results.dispose", None)
             .await?;
@@ -348,6 +371,7 @@ impl Plugin for ScriptedPlugin {
     ) -> Result<Arc<dyn TaskPlugin>> {
         let told = format!("new_task_plugin {payload}");
         self.0.play("new_task_plugin", &told, Some(&task)).await?;
+        self.0.trace(|| "made".to_owned());
         Ok(Arc::new(ScriptedTask {
             script: Arc::clone(&self.0),
             task,
@@ -374,6 +398,14 @@ struct Kept {
 impl ScriptedTask {
     async fn play(&self, call: &str, told: &str) -> Result<&str> {
         self.script.play(call, told, Some(&self.task)).await
+    }
+
+    /// Tells whether the log can be read, which is to be so as soon as nothing is written any more.
+    async fn look_at_log(&self, call: &str) {
+        if self.script.trace {
+            let log = answer(self.task.closed_log().await);
+            self.script.tell(&format!("log-in-{call} {log}"));
+        }
     }
 
     fn kept(&self) -> Kept {
@@ -423,6 +455,7 @@ impl TaskPlugin for ScriptedTask {
 
     async fn stopped(&self, results: Arc<dyn ResultSet>) -> Result<bool> {
         self.kept.lock().expect("no panic").results = Some(Arc::clone(&results));
+        self.look_at_log("stopped").await;
         let behaviour = self.play("stopped", "stopped").await?;
         if behaviour == "misuse" {
             let sandbox = self.kept().sandbox.expect("started was before");
@@ -439,6 +472,7 @@ impl TaskPlugin for ScriptedTask {
     }
 
     async fn finished(&self, success: bool) -> Result<()> {
+        self.look_at_log("finished").await;
         if self.play("finished", &format!("finished {success}")).await? == "misuse" {
             let line = answer(self.task.log_line(LogLevel::Info, "late".to_owned()).await);
             let handle = answer(self.task.log_handle().await);
@@ -451,6 +485,7 @@ impl TaskPlugin for ScriptedTask {
     }
 
     async fn exception(&self, reason: ExceptionReason) -> Result<()> {
+        self.look_at_log("exception").await;
         self.play("exception", &format!("exception {}", reason.as_str()))
             .await
             .map(drop)

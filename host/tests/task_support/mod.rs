@@ -91,6 +91,16 @@ impl Events {
         }
     }
 
+    /// Waits, for as long as it takes, until something like this happens.
+    pub(crate) async fn like(&self, meant: impl Fn(&str) -> bool) {
+        let mut seen = self.seen.clone();
+        let happened = seen.wait_for(|lines| lines.iter().any(|line| meant(line)));
+        if happened.await.is_err() {
+            // Nothing happens any more.
+            std::future::pending::<()>().await;
+        }
+    }
+
     pub(crate) fn count(&self, event: &str) -> usize {
         self.all().iter().filter(|line| line.starts_with(event)).count()
     }
@@ -128,6 +138,8 @@ pub(crate) struct Setting {
     /// Name and script of each plugin.
     pub(crate) plugins: Vec<(&'static str, Value)>,
     pub(crate) deadlines: Deadlines,
+    /// Whether the ends of calls are told, too.
+    pub(crate) trace: bool,
 }
 
 impl Default for Setting {
@@ -135,6 +147,7 @@ impl Default for Setting {
         Setting {
             engine: json!({}),
             capacity: None,
+            trace: false,
             plugins: vec![("a", json!({}))],
             deadlines: Deadlines {
                 hook_grace: Duration::from_millis(30),
@@ -167,7 +180,7 @@ impl Stage {
             control: Arc::new(Nobody),
         })
         .unwrap();
-        let configuration = |name: &str, script: Value, capacity: Option<usize>| json!({"name": name, "socket": events.path, "script": script, "capacity": capacity});
+        let configuration = |name: &str, script: Value, capacity: Option<usize>| json!({"name": name, "socket": events.path, "script": script, "capacity": capacity, "trace": setting.trace});
         let engine = providers
             .engine
             .new_engine(
@@ -355,6 +368,8 @@ pub(crate) struct FakeQueue {
     socket: String,
     task: TaskId,
     pub(crate) conflict: bool,
+    /// Reports are refused for good.
+    pub(crate) refuses: bool,
     /// So many reports find a queue that is away.
     pub(crate) away: AtomicUsize,
     /// Reports are never answered.
@@ -372,6 +387,7 @@ impl FakeQueue {
             socket: events.path.clone(),
             task: TaskId::random(),
             conflict: false,
+            refuses: false,
             away: AtomicUsize::new(0),
             silent: false,
             stored: Mutex::default(),
@@ -402,6 +418,13 @@ impl FakeQueue {
             });
         }
         self.tell(what);
+        if self.refuses {
+            return Err(QueueError::Unauthorized {
+                at: "POST report".to_owned(),
+                status: 403,
+                message: "not yours".to_owned(),
+            });
+        }
         if self.conflict {
             return Err(QueueError::Conflict {
                 at: "POST report".to_owned(),

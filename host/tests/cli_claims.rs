@@ -1,0 +1,263 @@
+//! Claims of a worker over the real protocol: what it asks of its queue, clean-ups that lag behind, and incidents, which
+//! tie what the task's author sees to the worker's log.
+
+mod held_support;
+mod support;
+
+use std::time::{Duration, Instant};
+
+use held_support::{Proxy, Scene};
+use rustix::process::Signal;
+use support::cli::{Running, with};
+use tcw_host::queue::embedded::{EmbeddedConfig, EmbeddedQueue};
+use tcw_host::queue::{ClientConfig, Queue, QueueClient, TaskId};
+
+/// A queue of this process, and a worker of it behind a proxy.
+struct Deployment {
+    runtime: tokio::runtime::Runtime,
+    queue: EmbeddedQueue,
+    client: QueueClient,
+    proxy: Proxy,
+    scene: Scene,
+    _directory: tempfile::TempDir,
+}
+
+impl Deployment {
+    fn new() -> Self {
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let queue = runtime
+            .block_on(EmbeddedQueue::start(EmbeddedConfig::new(
+                directory.path().join("queue"),
+            )))
+            .unwrap();
+        let credentials = queue.credentials();
+        let client =
+            QueueClient::new(ClientConfig::new(queue.root_url(), Some(credentials.clone()))).unwrap();
+        let proxy = Proxy::before(queue.root_url());
+        let scene = Scene::new(&format!(
+            "queue: {{rootUrl: 'http://{}', clientId: '{}', accessToken: '{}'}}\n\
+             worker: {{capacity: 9, workerPool: proj/held, workerGroup: g, workerId: w, cancellationInterval: 1}}\n",
+            proxy.address, credentials.client_id, credentials.access_token
+        ));
+        // There is a secret in it.
+        let config = scene.place.path("tcw.yml");
+        std::fs::set_permissions(&config, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+        Deployment {
+            runtime,
+            queue,
+            client,
+            proxy,
+            scene,
+            _directory: directory,
+        }
+    }
+
+    fn submits(&self, name: &str, payload: &str) -> String {
+        let file = self
+            .scene
+            .place
+            .file(&format!("{name}.yml"), &format!("payload: {payload}\n"));
+        let config = self.scene.place.path("tcw.yml").display().to_string();
+        let submitted = self.scene.place.run(&["submit", "--config", &config, &file]);
+        assert_eq!(submitted.code(), 0, "{}", submitted.stderr);
+        submitted.stdout.trim().to_owned()
+    }
+
+    fn runs(&self, task: &str) -> Vec<String> {
+        let task: TaskId = task.parse().unwrap();
+        let status = self.runtime.block_on(self.client.status(&task)).unwrap();
+        let runs = status.runs.iter();
+        runs.map(|run| {
+            run.reason_resolved
+                .clone()
+                .unwrap_or_else(|| format!("{:?}", run.state))
+        })
+        .collect()
+    }
+}
+
+#[test]
+fn one_call_asks_about_all_running_tasks_and_one_that_was_cancelled_ends() {
+    const STATUSES: &str = "/tasks/status";
+    let deployment = Deployment::new();
+    let worker = deployment.scene.starts();
+    let names = ["one", "two", "three", "four", "five", "six"];
+    let tasks = names.map(|name| deployment.submits(name, "{hold: wait}"));
+    for task in &tasks {
+        deployment.scene.waits_for(&format!("{task} wait"));
+    }
+    let (begun, before) = (Instant::now(), deployment.proxy.count(STATUSES));
+    deployment.proxy.waits_for(STATUSES, before + 4);
+    let (asked, intervals) = (
+        deployment.proxy.count(STATUSES) - before,
+        begun.elapsed().as_secs_f64(),
+    );
+    // At most one in an interval, which is shortened by a fifth at most; never one for each task.
+    #[expect(clippy::cast_precision_loss, reason = "there are few")]
+    let calls = asked as f64;
+    assert!(calls <= intervals / 0.8 + 1.0, "{calls} calls in {intervals} s");
+
+    let cancelled: TaskId = tasks[0].parse().unwrap();
+    deployment
+        .runtime
+        .block_on(deployment.client.cancel_task(&cancelled))
+        .unwrap();
+    worker.says("resolution=ResolvedElsewhere");
+    // The slot of one that waited in the poll that is under way is not blocked by that poll.
+    let next = deployment.submits("next", "{hold: prepare}");
+    deployment.scene.waits_for(&format!("{next} prepare"));
+    deployment.scene.releases();
+    worker.signal(Signal::INT);
+    worker.says("stopping after the running tasks");
+    // It would wait until its poll ends, which this queue has end at once.
+    deployment.queue.release_polls();
+    let ended = worker.end();
+    assert_eq!(ended.code(), 71, "{}", ended.stderr);
+    assert_eq!(deployment.runs(&tasks[0]), ["canceled"]);
+    for task in tasks[1..].iter().chain([&next]) {
+        assert_eq!(deployment.runs(task), ["completed"]);
+    }
+    deployment.runtime.block_on(deployment.queue.stop());
+}
+
+/// The queue is away when the worker is stopped twice: the next start tells it, once.
+#[test]
+fn a_worker_that_leaves_while_its_queue_is_away_is_made_up_for_by_the_next_start() {
+    let deployment = Deployment::new();
+    let worker = deployment.scene.starts();
+    let task = deployment.submits("held", "{hold: wait}");
+    deployment.scene.waits_for(&format!("{task} wait"));
+    deployment.proxy.cut();
+    worker.signal(Signal::TERM);
+    worker.says("stopping now");
+    worker.signal(Signal::TERM);
+    assert_eq!(worker.end().code(), 72);
+    assert_eq!(deployment.runs(&task), ["Running"]);
+    deployment.proxy.mend();
+    let recovered = deployment.scene.recovers();
+    assert_eq!(recovered.code(), 0, "{}", recovered.stderr);
+    assert_eq!(deployment.runs(&task), ["worker-shutdown", "Pending"]);
+    deployment.runtime.block_on(deployment.queue.stop());
+}
+
+/// The same for a single signal: the worker tries for as long as it says in the manual, and leaves.
+#[test]
+#[ignore = "takes minutes: tests/run.sh --full"]
+fn a_queue_that_stays_away_keeps_no_worker_from_leaving() {
+    for (signals, status) in [(&[Signal::TERM][..], 72), (&[Signal::INT, Signal::TERM], 72)] {
+        let deployment = Deployment::new();
+        let worker = deployment.scene.starts();
+        let task = deployment.submits("held", "{hold: wait}");
+        deployment.scene.waits_for(&format!("{task} wait"));
+        deployment.proxy.cut();
+        for signal in signals {
+            worker.signal(*signal);
+            worker.says("stopping");
+        }
+        let begun = Instant::now();
+        let ended = worker.end();
+        assert_eq!(ended.code(), status, "{}", ended.stderr);
+        assert!(begun.elapsed() < Duration::from_secs(155), "{}", ended.stderr);
+        deployment.proxy.mend();
+        assert_eq!(deployment.scene.recovers().code(), 0);
+        assert_eq!(deployment.runs(&task), ["worker-shutdown", "Pending"]);
+        deployment.runtime.block_on(deployment.queue.stop());
+    }
+}
+
+#[test]
+fn claiming_pauses_while_clean_ups_lag_behind_and_says_so() {
+    let scene = Scene::new("worker: {capacity: 1}\n");
+    let worker = scene.starts();
+    for name in ["one", "two"] {
+        let task = scene.submits(name, "{hold: dispose}");
+        scene.waits_for(&format!("{task} dispose"));
+    }
+    worker.says("clean-ups of ended tasks lag behind");
+    let status = scene.place.run(&["status"]);
+    assert!(
+        status
+            .stdout
+            .contains("nothing is claimed: clean-ups of ended tasks lag behind\n"),
+        "{}",
+        status.stdout
+    );
+    let third = scene.submits("three", "{hold: prepare}");
+    assert!(!worker.said_so_far().contains(&format!("claimed task_id={third}")));
+    scene.releases();
+    worker.says("clean-ups have caught up");
+    worker.says(&format!("claimed task_id={third}"));
+    let status = scene.place.run(&["status"]);
+    assert!(!status.stdout.contains("nothing is claimed"), "{}", status.stdout);
+    worker.signal(Signal::INT);
+    let ended = worker.end();
+    assert_eq!(ended.code(), 71, "{}", ended.stderr);
+    assert_eq!(ended.stderr.matches("lag behind").count(), 1, "{}", ended.stderr);
+    assert_eq!(scene.afterwards(&[third]), [["completed"]]);
+}
+
+/// Follows a task to its end as its author does; answers what the author reads.
+fn author_reads(scene: &Scene, payload: &str) -> String {
+    let file = scene.place.file("watched.yml", &format!("payload: {payload}\n"));
+    let config = scene.place.path("tcw.yml").display().to_string();
+    let watched = scene
+        .place
+        .run(&with(&["submit", "--watch", "--config", &config, &file], &[]));
+    assert_eq!(watched.code(), 2, "{}", watched.stderr);
+    watched.stdout
+}
+
+fn leads_to_the_cause(scene: &Scene, worker: &Running, payload: &str, cause: &str) {
+    let log = author_reads(scene, payload);
+    let task = log.lines().next().unwrap();
+    let (_, rest) = log
+        .split_once("[taskcluster:error] The worker has failed, not the task. Incident ")
+        .unwrap();
+    let incident = &rest[..8];
+    let line = worker.says(&format!("incident=\"{incident}\""));
+    for part in [
+        "ERROR",
+        &format!("task_id={task}"),
+        "run_id=0",
+        "library=\"libheld_library.so\"",
+        cause,
+    ] {
+        assert!(line.contains(part), "{part:?} is not in {line}");
+    }
+    // What the library said is for the operator alone.
+    assert!(!log.contains("a-secret"), "{log}");
+}
+
+#[test]
+fn an_incident_in_the_tasks_log_leads_to_its_cause_in_the_workers() {
+    let scene = Scene::new("worker: {capacity: 3}\nlibraries: {callTimeout: 4 s}\n");
+    let worker = scene.starts();
+    // An unhealthy worker leaves when nothing runs any more.
+    let beside = scene.submits("beside", "{hold: wait}");
+    scene.waits_for(&format!("{beside} wait"));
+    let told = "a-secret-message";
+    leads_to_the_cause(&scene, &worker, "{fault: internal}", told);
+    leads_to_the_cause(
+        &scene,
+        &worker,
+        "{fault: internal}",
+        "{\"token\":\"a-secret-detail\"}",
+    );
+    leads_to_the_cause(
+        &scene,
+        &worker,
+        "{fault: panic}",
+        "prepare: TaskPlugin.prepare panicked: a-secret-message",
+    );
+    scene.releases();
+    assert_eq!(worker.end().code(), 69);
+
+    let scene = Scene::new("worker: {capacity: 3}\nlibraries: {callTimeout: 2 s}\n");
+    let worker = scene.starts();
+    let beside = scene.submits("beside", "{hold: wait}");
+    scene.waits_for(&format!("{beside} wait"));
+    leads_to_the_cause(&scene, &worker, "{fault: hang}", "it did not return within 2 s");
+    scene.releases();
+    assert_eq!(worker.end().code(), 69);
+}
