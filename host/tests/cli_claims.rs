@@ -24,12 +24,17 @@ struct Deployment {
 
 impl Deployment {
     fn new() -> Self {
+        Self::with_claims_of(Duration::from_secs(20 * 60))
+    }
+
+    fn with_claims_of(claim_timeout: Duration) -> Self {
         let runtime = tokio::runtime::Runtime::new().unwrap();
         let directory = tempfile::tempdir().unwrap();
         let queue = runtime
-            .block_on(EmbeddedQueue::start(EmbeddedConfig::new(
-                directory.path().join("queue"),
-            )))
+            .block_on(EmbeddedQueue::start(EmbeddedConfig {
+                claim_timeout,
+                ..EmbeddedConfig::new(directory.path().join("queue"))
+            }))
             .unwrap();
         let credentials = queue.credentials();
         let client =
@@ -119,6 +124,49 @@ fn one_call_asks_about_all_running_tasks_and_one_that_was_cancelled_ends() {
         assert_eq!(deployment.runs(task), ["completed"]);
     }
     deployment.runtime.block_on(deployment.queue.stop());
+}
+
+/// A task outlives its claim as often as it takes, and what is asked of the queue then is asked with what the last
+/// renewal brought.
+fn renewed(claim_timeout: Duration, renewals: usize) {
+    let deployment = Deployment::with_claims_of(claim_timeout);
+    let worker = deployment.scene.starts();
+    let task = deployment.submits("long", "{hold: wait}");
+    deployment.scene.waits_for(&format!("{task} wait"));
+    deployment.proxy.waits_for("/reclaim HTTP", renewals);
+    deployment.scene.releases();
+    worker.says("resolution=Completed reported=true");
+    assert_eq!(deployment.runs(&task), ["completed"]);
+    let renewing = deployment.proxy.certificates("/reclaim HTTP");
+    let publishing = deployment.proxy.certificates("/artifacts/");
+    let reporting = deployment.proxy.certificates("/completed HTTP");
+    assert!(renewing.len() >= renewals && !publishing.is_empty());
+    assert_eq!(reporting.len(), 1);
+    // Each was asked for with what the one before had brought.
+    let before = &renewing[..renewals];
+    for (at, certificate) in before.iter().enumerate() {
+        assert!(
+            !before[..at].contains(certificate),
+            "renewal {at} with old credentials"
+        );
+        assert!(!publishing.contains(certificate) || at + 1 == before.len());
+    }
+    worker.signal(Signal::TERM);
+    worker.says("stopping now");
+    deployment.queue.release_polls();
+    assert_eq!(worker.end().code(), 72);
+    deployment.runtime.block_on(deployment.queue.stop());
+}
+
+#[test]
+fn a_claim_is_renewed_and_its_credentials_are_replaced_everywhere() {
+    renewed(Duration::from_secs(2), 4);
+}
+
+#[test]
+#[ignore = "takes a while: tests/run.sh --full"]
+fn a_task_runs_for_four_claims_of_five_seconds() {
+    renewed(Duration::from_secs(5), 8);
 }
 
 /// The queue is away when the worker is stopped twice: the next start tells it, once.

@@ -185,6 +185,20 @@ impl Proxy {
         count(&self.shared.0.lock().expect("no panic").sent, what)
     }
 
+    /// The certificates of requests whose first line has this in it, in their order: each credentials have their own.
+    pub(crate) fn certificates(&self, what: &str) -> Vec<String> {
+        let passing = self.shared.0.lock().expect("no panic");
+        let text = String::from_utf8_lossy(&passing.sent).into_owned();
+        let heads = text.split("\r\n\r\n").filter(|head| {
+            let line = head.lines().find(|line| line.ends_with(" HTTP/1.1"));
+            line.is_some_and(|line| line.contains(what))
+        });
+        heads
+            .filter_map(|head| head.split_once("ext=\"")?.1.split_once('"'))
+            .map(|(ext, _)| ext.to_owned())
+            .collect()
+    }
+
     /// Waits until this was sent so often.
     pub(crate) fn waits_for(&self, what: &str, times: usize) {
         let passing = self.shared.0.lock().expect("no panic");
