@@ -171,7 +171,8 @@ fn workers_and_people_use_a_queue_of_another_process() {
         "--worker-pool",
         "local/native",
     ];
-    assert_eq!(place.run(&submit).code(), 0);
+    let submitted = place.run(&submit);
+    assert_eq!(submitted.code(), 0, "{}", submitted.stderr);
     assert_eq!(place.run(&["queue", "client", "delete", "people/anna"]).code(), 0);
     let refused = place.run(&submit);
     assert_eq!(refused.code(), 1);
