@@ -173,7 +173,8 @@ fn workers_and_people_use_a_queue_of_another_process() {
     ];
     let submitted = place.run(&submit);
     assert_eq!(submitted.code(), 0, "{}", submitted.stderr);
-    assert_eq!(place.run(&["queue", "client", "delete", "people/anna"]).code(), 0);
+    let deleted = place.run(&["queue", "client", "delete", "people/anna"]);
+    assert_eq!(deleted.code(), 0, "{}", deleted.stderr);
     let refused = place.run(&submit);
     assert_eq!(refused.code(), 1);
     assert!(
