@@ -4,7 +4,6 @@ pub mod assembly;
 pub mod check;
 pub mod cli;
 pub mod config;
-mod fault_point;
 pub mod library;
 pub mod lint;
 mod memory;
@@ -13,3 +12,5 @@ pub mod schema;
 pub mod services;
 pub mod task;
 pub mod worker;
+
+pub(crate) use library::fault_point;

@@ -22,6 +22,7 @@
 pub mod crash;
 mod diagnostics;
 mod error;
+pub(crate) mod fault_point;
 pub mod find;
 pub mod inspect;
 mod open;

@@ -10,8 +10,8 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use super::LibraryError;
+use super::fault_point::fault_point;
 use super::verify::{self, Content, Files};
-use crate::fault_point::fault_point;
 
 /// Puts the bytes into the store unless they are there, and answers the main file's path.
 ///

@@ -4,12 +4,14 @@
 //! `NAME` is that of a point, or the beginning of one with `*` after it; `COUNT` says at which time that one of them is
 //! reached it happens, counted from 1; `ACTION` is `kill`: the process gets SIGKILL. `NAME:0:say` writes every one that
 //! is reached to stderr, and does nothing.
+//!
+//! Here, and not beside this module, because the loader uses nothing of the host but itself: see `tests/abi-history`.
 
 /// A point that has this name, given as for `format!`. Nothing in a release.
 macro_rules! fault_point {
     ($($name:tt)+) => {
         #[cfg(debug_assertions)]
-        $crate::fault_point::reached(&format!($($name)+))
+        $crate::library::fault_point::reached(&format!($($name)+))
     };
 }
 pub(crate) use fault_point;
