@@ -354,8 +354,8 @@ fn submit_without_a_queue() {
     place.run(&["submit", &task]).refuses(
         1,
         "tcw-host: no embedded queue runs with the state directory DIR/state: DIR/state/queue/credentials.json cannot be \
-         read (No such file or directory (os error 2)); start one with `tcw-host run --engine ...`, or name a deployment \
-         with TASKCLUSTER_ROOT_URL\n",
+         read (No such file or directory (os error 2)); start one with `tcw-host run --engine ...` or \
+         `tcw-host queue serve`, or name a deployment with TASKCLUSTER_ROOT_URL\n",
     );
     // A queue was there, and is not any more.
     let ended = place.run(&with(&["exec", &task], &place.native()));
@@ -363,8 +363,8 @@ fn submit_without_a_queue() {
     place.run(&["submit", &task]).refuses(
         1,
         "tcw-host: no embedded queue runs with the state directory DIR/state: nothing answers at http://HOST any more \
-         (Connection refused (os error 111)); start one with `tcw-host run --engine ...`, or name a deployment with \
-         TASKCLUSTER_ROOT_URL\n",
+         (Connection refused (os error 111)); start one with `tcw-host run --engine ...` or `tcw-host queue serve`, \
+         or name a deployment with TASKCLUSTER_ROOT_URL\n",
     );
 }
 

@@ -473,8 +473,8 @@ pub(super) fn running(config: &Config) -> Result<Located, Failure> {
     let path = embedded_credentials(config);
     let nobody = |why: String| {
         Failure::general(format!(
-            "no embedded queue runs with the state directory {}: {why}; start one with `tcw-host run --engine ...` or `tcw-host queue serve`, or \
-             name a deployment with TASKCLUSTER_ROOT_URL",
+            "no embedded queue runs with the state directory {}: {why}; start one with `tcw-host run --engine ...` or \
+             `tcw-host queue serve`, or name a deployment with TASKCLUSTER_ROOT_URL",
             config.worker.state_directory.display()
         ))
     };
