@@ -41,10 +41,12 @@ fn weight(case: &Case, spot: Spot, conduct: Conduct) -> Option<Weight> {
         Conduct::Panics => return Some(Weight::Internal),
         _ => return None,
     };
+    // Of a malformed payload, the plugins are given nothing.
+    let has_keys = case.keys && case.payload == Payload::Fits;
     let payload_led_there = matches!(
         spot.call,
         "new_task_plugin" | "prepare" | "build_sandbox" | "new_sandbox_builder" | "start"
-    ) && (spot.plugin.is_none() || case.keys);
+    ) && (spot.plugin.is_none() || has_keys);
     Some(match kind {
         TaskFailed => Weight::Failed,
         IntermittentTask => Weight::Intermittent,
@@ -192,7 +194,16 @@ impl Walk<'_> {
         match weight {
             // A failure is a verdict: it is published as one. While that is done already, it changes what is told.
             Weight::Failed if at == Name::Finish => self.verdict(false, &events),
-            Weight::Failed => self.from(5, events, false),
+            Weight::Failed => {
+                // Whatever still ran was told that the task ends early, and so are those who finish.
+                let heeds = |plugin| {
+                    self.case.of(Spot::plugin(plugin, "finished")) == Some(Conduct::WaitsForCancellation)
+                };
+                if (0..self.case.plugins).any(heeds) {
+                    self.verdict(false, &events);
+                }
+                self.from(5, events, false);
+            }
             Weight::Intermittent => self.exception(Outcome::Intermittent, events),
             Weight::Malformed => self.exception(Outcome::Malformed, events),
             Weight::Unavailable => self.exception(Outcome::Unavailable, events),
@@ -213,9 +224,13 @@ impl Walk<'_> {
 
     /// On from a stage, with events that may not have been heard yet.
     fn from(&mut self, stage: usize, before: Vec<Vec<Event>>, success: bool) {
-        let Some((name, chains)) = self.stages.get(stage).cloned() else {
+        let Some((name, mut chains)) = self.stages.get(stage).cloned() else {
             return self.verdict(success, &before);
         };
+        if name == Name::Finish {
+            // Who was never made is not told of the failure that it was.
+            chains.retain(|chain| !chain.iter().any(|spot| self.was_never_made(*spot)));
+        }
         let here = happens(self.case, &chains);
         let mut events = before;
         events.extend(here.possible);
@@ -251,6 +266,13 @@ impl Walk<'_> {
         for success in self.successes(name, success) {
             self.from(stage + 1, events.clone(), success);
         }
+    }
+
+    fn was_never_made(&self, spot: Spot) -> bool {
+        let made = spot
+            .plugin
+            .map(|plugin| self.case.of(Spot::plugin(plugin, "new_task_plugin")));
+        matches!(made, Some(Some(Conduct::Answers(_) | Conduct::Panics)))
     }
 
     fn everything_about_exceptions(&self) -> Vec<Vec<Event>> {

@@ -168,7 +168,8 @@ impl Check<'_> {
         let engine_ends = |this: &Self, call| this.ends(Spot::engine(call));
 
         let reports = self.places(is_report);
-        let early = self.seen.outcome == Outcome::Shutdown;
+        // Also if the queue knew better.
+        let early = !self.places(|line| line == told(Outcome::Shutdown)).is_empty();
         let rules: [(Vec<usize>, Vec<usize>, &str); 9] = [
             (
                 end(self, "prepare"),
@@ -279,7 +280,7 @@ impl Check<'_> {
                 .sent_at(Spot::engine("wait"))
                 .contains(&Event::MaxRunTime);
         let wait = self.case.of(Spot::engine("wait"));
-        let withheld = killed && matches!(wait, Some(Conduct::Answers(_) | Conduct::Panics));
+        let withheld = killed && matches!(wait, Some(Conduct::Answers(_) | Conduct::Panics | Conduct::Hangs));
         let fails = withheld || self.case.of(Spot::engine("abort")).is_some();
         if gone > made || gone < made && !fails {
             self.complain(format!("the engine made {made} and got back {gone}"));
@@ -378,6 +379,14 @@ impl Check<'_> {
                 Conduct::Answers(_) | Conduct::WaitsForCancellation => internal = true,
                 _ => {}
             }
+        }
+        // A sandbox that is not ended by `abort` is waited for until a bound.
+        let abort = Spot::engine("abort");
+        let wait = self.case.of(Spot::engine("wait"));
+        let endless = wait.is_some_and(|wait| wait == Conduct::Runs || wait.blocks());
+        if endless && begun(self, &abort) && self.case.of(abort).is_some() {
+            internal = true;
+            sick.push("lib-engine".to_owned());
         }
         for library in &self.seen.unhealthy {
             if !sick.contains(library) {
