@@ -334,7 +334,9 @@ fn the_page_for_a_small_team_can_be_followed() {
     // A certificate that cannot be read does not replace the one in use.
     std::fs::rename(place.path("queue.pem"), place.path("moved.pem")).expect("it can be moved");
     queue.signal(Signal::HUP);
-    queue.says("what was in use stays in use");
+    queue.says("the certificate that was in use stays in use");
+    // That says nothing about the schemas, and the other way round.
+    queue.says("SIGHUP: payload schemas were read again");
     assert_eq!(
         place
             .run(&[&["queue", "client", "list"], &at[..]].concat())
@@ -342,8 +344,15 @@ fn the_page_for_a_small_team_can_be_followed() {
         0
     );
     std::fs::rename(place.path("moved.pem"), place.path("queue.pem")).expect("it can be moved");
+    let kept = std::fs::read_to_string(place.path("native.json")).expect("it is there");
+    place.file("native.json", "{");
     queue.signal(Signal::HUP);
-    queue.says("were read again");
+    queue.says("SIGHUP: the certificate was read again");
+    queue.says("not all payload schemas were read again");
+    assert_eq!(submit(&wrong).code(), 2);
+    place.file("native.json", &kept);
+    queue.signal(Signal::HUP);
+    queue.says("certificate and payload schemas were read again");
     ends_well(queue, Signal::INT);
 }
 

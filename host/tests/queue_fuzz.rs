@@ -7,19 +7,17 @@
 
 #[expect(dead_code, reason = "other tests use the rest")]
 mod queue_support;
-#[expect(dead_code, reason = "other tests use the rest")]
-#[path = "queue_support/raw.rs"]
-mod raw;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use queue_support::{POOL, Scene, in_an_hour, task};
+use queue_support::raw::{Answer, Raw, Signing, address, exchange, temporary};
+use queue_support::{POOL, Scene, in_an_hour, routes, task};
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom as _;
 use rand::{Rng as _, SeedableRng as _};
-use raw::{Answer, Raw, Signing, address, exchange, temporary};
 use serde_json::{Value, json};
 use tcw_host::queue::{Credentials, Queue as _, TaskId};
 
@@ -95,6 +93,10 @@ impl Fuzz {
         .await;
         let root = scene.queue.credentials();
         let corpus = corpus(&scene, &root).await;
+        let known: BTreeSet<String> = known_as(&scene, &corpus).await;
+        let of_auth = routes::of_auth().into_iter().map(|name| format!("auth {name}"));
+        let of_queue = routes::of_the_queue().into_iter().map(str::to_owned);
+        assert_eq!(known, of_queue.chain(of_auth).collect(), "a request of each call");
         Fuzz { scene, root, corpus }
     }
 
@@ -181,6 +183,32 @@ impl Fuzz {
     }
 }
 
+/// The queue's own names for the calls that are in a corpus.
+async fn known_as(scene: &Scene, corpus: &[Raw]) -> BTreeSet<String> {
+    let impostor = Credentials::new("tcw/root", "not the token");
+    let mut names = BTreeSet::new();
+    for raw in corpus {
+        let path = raw.target.split('?').next().expect("a path");
+        let of_auth = path.starts_with("/api/auth/");
+        if !of_auth && !path.starts_with("/api/queue/") {
+            continue;
+        }
+        // Refused once it is clear which call it is, and before anything comes of it.
+        let odd = match of_auth {
+            true => Raw::new(&scene.queue, &raw.method, path).signed(&impostor),
+            false => Raw::new(&scene.queue, &raw.method, format!("{path}?nonsense=1")),
+        };
+        let error = odd.send(&scene.queue).await.json();
+        let name = error["requestInfo"]["method"].as_str();
+        names.insert(match of_auth {
+            // Nobody looks at who asks for a sign of life.
+            true => format!("auth {}", name.unwrap_or("ping")),
+            false => name.unwrap_or_default().to_owned(),
+        });
+    }
+    names
+}
+
 /// A proper request of every call, not yet signed.
 async fn corpus(scene: &Scene, root: &Credentials) -> Vec<Raw> {
     let (queue, auth) = ("/api/queue/v1", "/api/auth/v1");
@@ -251,9 +279,27 @@ async fn corpus(scene: &Scene, root: &Credentials) -> Vec<Raw> {
         format!("{queue}/task/{id}/runs/0/artifact-content/public%2Fa"),
         format!("{queue}/task/{id}/artifact-info/public%2Fa"),
         format!("{queue}/task/{id}/artifacts/public%2Fa?bewit=dGN3L3Jvb3RcMTg5MzQ1NjAwMFxBQUFBXA"),
+        format!("{queue}/task/{id}/runs/0/artifacts/public%2Fa"),
+        format!("{queue}/task/{id}/artifact-content/public%2Fa"),
+        format!("{queue}/task/{id}/runs/0/artifact-info/public%2Fa"),
+        format!("{queue}/task-group/{id}"),
         format!("{queue}/task-group/{id}/list?limit=1"),
         format!("{queue}/task/{id}/dependents?limit=1"),
-        format!("{queue}/provisioners/a/worker-types/b/workers?limit=1"),
+        format!("{queue}/task-queues?limit=1&continuationToken=YQ"),
+        format!("{queue}/task-queues/proj-test%2Flinux"),
+        format!("{queue}/task-queues/proj-test%2Flinux/counts"),
+        format!("{queue}/task-queues/proj-test%2Flinux/pending?limit=1&continuationToken=MQ"),
+        format!("{queue}/task-queues/proj-test%2Flinux/claimed?limit=1&continuationToken=MQph"),
+        format!("{queue}/provisioners?limit=1&continuationToken=YQ"),
+        format!("{queue}/provisioners/proj-test"),
+        format!("{queue}/provisioners/proj-test/worker-types?limit=1"),
+        format!("{queue}/provisioners/proj-test/worker-types/linux"),
+        format!("{queue}/provisioners/proj-test/worker-types/linux/workers?quarantined=true&limit=1"),
+        format!("{queue}/provisioners/proj-test/worker-types/linux/workers/g/w"),
+        format!("{queue}/__heartbeat__"),
+        format!("{queue}/__lbheartbeat__"),
+        format!("{queue}/__version__"),
+        format!("{auth}/ping"),
         format!("{auth}/clients/a%2Fb"),
     ] {
         all.push(raw("GET", path));
@@ -268,14 +314,26 @@ async fn corpus(scene: &Scene, root: &Credentials) -> Vec<Raw> {
     ] {
         all.push(raw("POST", format!("{queue}/task/{id}/{verb}")));
     }
-    all.push(raw("POST", format!("{queue}/task/{id}/priority")).json(&json!({ "newPriority": "high" })));
-    all.push(
-        raw(
+    let worker = format!("{queue}/provisioners/proj-test/worker-types/linux");
+    let name = json!({ "workerGroup": "g", "workerId": "w" });
+    let priority = json!({ "newPriority": "high" });
+    for (method, path, body) in [
+        ("POST", format!("{queue}/task/{id}/priority"), &priority),
+        ("POST", format!("{queue}/task-group/{id}/priority"), &priority),
+        ("POST", format!("{queue}/task/{id}/runs/0/claim"), &name),
+        ("PUT", artifact, &json!({ "uploadId": id })),
+        (
             "PUT",
-            format!("{queue}/provisioners/a/worker-types/b/workers/g/w"),
-        )
-        .json(&json!({ "quarantineUntil": expires })),
-    );
+            format!("{worker}/workers/g/w"),
+            &json!({ "quarantineUntil": expires }),
+        ),
+        ("PUT", format!("{worker}/g/w"), &json!({ "expires": expires })),
+    ] {
+        all.push(raw(method, path).json(body));
+    }
+    for verb in ["seal", "cancel"] {
+        all.push(raw("POST", format!("{queue}/task-group/{id}/{verb}")));
+    }
     all.push(raw("POST", format!("{auth}/clients/a%2Fb/reset")));
     all.push(raw("DELETE", format!("{auth}/clients/a%2Fb")));
     all

@@ -1,15 +1,14 @@
-//! Every call of the embedded queue asks for its scopes: none suffices without them, and none asks for more.
+//! Every call of the embedded queue asks for its scopes: none suffices without them, and none asks for more. A call that is
+//! not in the table fails the test.
 
 #[expect(dead_code, reason = "other tests use the rest")]
 mod queue_support;
-#[expect(dead_code, reason = "other tests use the rest")]
-#[path = "queue_support/raw.rs"]
-mod raw;
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
-use queue_support::{POOL, Scene, in_an_hour, task};
-use raw::{Raw, temporary};
+use queue_support::raw::{Raw, temporary};
+use queue_support::{POOL, Scene, in_an_hour, routes, task};
 use serde_json::{Value, json};
 use tcw_host::queue::{ArtifactRequest, Credentials, TaskId};
 
@@ -21,6 +20,16 @@ struct Call {
     body: Option<Value>,
     scopes: Vec<String>,
     anybody: bool,
+    /// Whether it succeeds, once it may be made.
+    succeeds: bool,
+}
+
+impl Call {
+    /// Whether nobody looks at who makes it.
+    fn is_about_nobody(&self) -> bool {
+        let name = self.name.trim_start_matches("auth ");
+        ["ping", "heartbeat", "lbheartbeat", "version"].contains(&name)
+    }
 }
 
 /// A call that needs scopes.
@@ -38,6 +47,7 @@ fn call(
         body: body.into(),
         scopes: scopes.iter().map(|scope| (*scope).to_owned()).collect(),
         anybody: false,
+        succeeds: true,
     }
 }
 
@@ -54,7 +64,7 @@ fn open(
     }
 }
 
-/// Every call that the queue has, on tasks that are in the right state for it. A new call belongs in here.
+/// Every call that the queue has, on tasks that are in the right state for it.
 async fn calls(scene: &Scene) -> Vec<Call> {
     let (queue, auth) = ("/api/queue/v1", "/api/auth/v1");
     let mut runs = Vec::new();
@@ -214,35 +224,35 @@ async fn calls(scene: &Scene) -> Vec<Call> {
             &[&format!("queue:create-artifact:{made}/0")],
         ),
         call(
-            "createClient",
+            "auth createClient",
             "PUT",
             format!("{auth}/clients/x%2Fy"),
             client,
             &["auth:create-client:x/y", "c:d"],
         ),
         call(
-            "listClients",
+            "auth listClients",
             "GET",
             format!("{auth}/clients/"),
             None,
             &["auth:list-clients"],
         ),
         call(
-            "client",
+            "auth client",
             "GET",
             format!("{auth}/clients/x%2Fy"),
             None,
             &["auth:get-client:x/y"],
         ),
         call(
-            "resetAccessToken",
+            "auth resetAccessToken",
             "POST",
             format!("{auth}/clients/x%2Fy/reset"),
             None,
             &["auth:reset-access-token:x/y"],
         ),
         call(
-            "deleteClient",
+            "auth deleteClient",
             "DELETE",
             format!("{auth}/clients/x%2Fy"),
             None,
@@ -271,7 +281,193 @@ async fn calls(scene: &Scene) -> Vec<Call> {
             false => call(name, "GET", private, None, &["queue:get-artifact:private/a"]),
         });
     }
+    calls.extend(groups_and_priorities(scene).await);
+    calls.extend(alternatives(&unscheduled, &other));
+    calls.extend(claims_and_artifacts(made, &other));
+    calls.extend(workers_and_queues());
     calls
+}
+
+async fn groups_and_priorities(scene: &Scene) -> Vec<Call> {
+    let first = scene
+        .create_with(|task| {
+            task["taskQueueId"] = json!("proj-test/nobody");
+            task["schedulerId"] = json!("s");
+        })
+        .await;
+    let path = |rest: &str| format!("/api/queue/v1/task-group/{first}{rest}");
+    let priority = || Some(json!({ "newPriority": "high" }));
+    let of_group = |verb: &str| format!("queue:{verb}:s/{first}");
+    let task = |rest: &str| format!("/api/queue/v1/task/{first}/{rest}");
+    let mut calls = vec![
+        open("listDependentTasks", "GET", task("dependents"), None),
+        open("listTaskGroup", "GET", path("/list"), None),
+        open("getTaskGroup", "GET", path(""), None),
+    ];
+    for scope in [
+        format!("queue:change-task-priority:{first}"),
+        "queue:change-task-priority-in-queue:proj-test/nobody".to_owned(),
+    ] {
+        calls.push(call(
+            "changeTaskPriority",
+            "POST",
+            task("priority"),
+            priority(),
+            &[&scope],
+        ));
+    }
+    for (name, rest, verb, body) in [
+        (
+            "changeTaskGroupPriority",
+            "/priority",
+            "change-task-group-priority",
+            priority(),
+        ),
+        // In this order: only what is sealed can be cancelled.
+        ("sealTaskGroup", "/seal", "seal-task-group", None),
+        ("cancelTaskGroup", "/cancel", "cancel-task-group", None),
+    ] {
+        calls.push(call(name, "POST", path(rest), body, &[&of_group(verb)]));
+    }
+    calls
+}
+
+/// The other scopes that do for what changes a task's course.
+fn alternatives(unscheduled: &[TaskId], other: &TaskId) -> Vec<Call> {
+    let mut calls = Vec::new();
+    for (name, verb, id) in [
+        ("scheduleTask", "schedule", &unscheduled[0]),
+        ("cancelTask", "cancel", &unscheduled[1]),
+        ("rerunTask", "rerun", other),
+    ] {
+        let path = format!("/api/queue/v1/task/{id}/{verb}");
+        let in_project = format!("queue:{verb}-task-in-project:none");
+        calls.push(call(name, "POST", path.as_str(), None, &[&in_project]));
+        let both = [
+            format!("queue:{verb}-task"),
+            format!("assume:scheduler-id:-/{id}"),
+        ];
+        calls.push(call(name, "POST", path, None, &[&both[0], &both[1]]));
+    }
+    calls
+}
+
+fn claims_and_artifacts(running: &TaskId, pending: &TaskId) -> Vec<Call> {
+    let worker = json!({ "workerGroup": "g", "workerId": "w" });
+    let path = |id: &TaskId, rest: &str| format!("/api/queue/v1/task/{id}/runs/0/{rest}");
+    vec![
+        call(
+            "claimTask",
+            "POST",
+            path(pending, "claim"),
+            worker,
+            &["queue:claim-task:proj-test/nobody", "queue:worker-id:g/w"],
+        ),
+        // There is no object service, so that this is refused whoever asks.
+        Call {
+            succeeds: false,
+            ..call(
+                "finishArtifact",
+                "PUT",
+                path(running, "artifacts/public%2Fx"),
+                json!({ "uploadId": TaskId::random() }),
+                &[&format!("queue:create-artifact:{running}/0")],
+            )
+        },
+    ]
+}
+
+fn workers_and_queues() -> Vec<Call> {
+    let api = "/api/queue/v1";
+    let mut calls: Vec<Call> = ["heartbeat", "lbheartbeat", "version"]
+        .into_iter()
+        .map(|name| open(name, "GET", format!("{api}/__{name}__"), None))
+        .collect();
+    let of_type = "/provisioners/proj-test/worker-types/linux";
+    for (name, path, scope) in [
+        // What is pending may be counted by anybody.
+        (
+            "taskQueueCounts",
+            "/task-queues/proj-test%2Flinux/counts",
+            "claimed-count:proj-test/linux",
+        ),
+        (
+            "listPendingTasks",
+            "/task-queues/proj-test%2Flinux/pending",
+            "pending-list:proj-test/linux",
+        ),
+        (
+            "listClaimedTasks",
+            "/task-queues/proj-test%2Flinux/claimed",
+            "claimed-list:proj-test/linux",
+        ),
+        ("listTaskQueues", "/task-queues", "list-task-queues"),
+        (
+            "getTaskQueue",
+            "/task-queues/proj-test%2Flinux",
+            "get-task-queue:proj-test/linux",
+        ),
+        ("listProvisioners", "/provisioners", "list-provisioners"),
+        (
+            "getProvisioner",
+            "/provisioners/proj-test",
+            "get-provisioner:proj-test",
+        ),
+        (
+            "listWorkerTypes",
+            "/provisioners/proj-test/worker-types",
+            "list-worker-types:proj-test",
+        ),
+        ("getWorkerType", of_type, "get-worker-type:proj-test/linux"),
+        (
+            "listWorkers",
+            &format!("{of_type}/workers"),
+            "list-workers:proj-test/linux",
+        ),
+        (
+            "getWorker",
+            &format!("{of_type}/workers/g/w"),
+            "get-worker:proj-test/linux/g/w",
+        ),
+    ] {
+        calls.push(call(
+            name,
+            "GET",
+            format!("{api}{path}"),
+            None,
+            &[&format!("queue:{scope}")],
+        ));
+    }
+    for (name, path, body, scope) in [
+        (
+            "declareWorker",
+            "/g/x",
+            json!({ "expires": in_an_hour() }),
+            "queue:declare-worker:proj-test/linux/g/x#expires",
+        ),
+        (
+            "quarantineWorker",
+            "/workers/g/x",
+            json!({ "quarantineUntil": in_an_hour() }),
+            "queue:quarantine-worker:proj-test/linux/g/x",
+        ),
+    ] {
+        calls.push(call(name, "PUT", format!("{api}{of_type}{path}"), body, &[scope]));
+    }
+    calls
+}
+
+/// The queue's own name for a call, as its errors have it.
+async fn name_of(scene: &Scene, call: &Call, refused: &str) -> String {
+    let mut error: Value = serde_json::from_str(refused).unwrap_or_default();
+    if error["requestInfo"].is_null() {
+        let odd = Raw::new(&scene.queue, call.method, format!("{}?nonsense=1", call.path));
+        error = odd.send(&scene.queue).await.json();
+    }
+    error["requestInfo"]["method"]
+        .as_str()
+        .unwrap_or_default()
+        .to_owned()
 }
 
 async fn status(scene: &Scene, call: &Call, credentials: Option<&Credentials>) -> (u16, String) {
@@ -291,12 +487,18 @@ async fn every_call_asks_for_its_scopes_and_for_no_more() {
     let scene = Scene::with(|config| config.poll_timeout = Duration::from_millis(20)).await;
     let root = scene.queue.credentials();
     let impostor = Credentials::new(&root.client_id, "not the token");
+    let mut met = BTreeSet::new();
     for call in calls(&scene).await {
         let name = format!("{} {}", call.name, call.path);
         let (found, body) = status(&scene, &call, Some(&impostor)).await;
         // Wrong credentials are refused wherever any are looked at.
-        let wanted = if call.name.ends_with("ping") { 200 } else { 401 };
+        let wanted = if call.is_about_nobody() { 200 } else { 401 };
         assert_eq!(found, wanted, "{name} with a wrong signature: {body}");
+        if call.name != "auth ping" {
+            let known_as = name_of(&scene, &call, &body).await;
+            assert_eq!(call.name.trim_start_matches("auth "), known_as, "{name}");
+        }
+        met.insert(call.name);
         let other = temporary(&root, Some("somebody/else"), &["queue:nothing", "auth:nothing"]);
         for (whose, credentials) in [("no", None), ("other", Some(&other))] {
             let (found, body) = status(&scene, &call, credentials).await;
@@ -309,19 +511,32 @@ async fn every_call_asks_for_its_scopes_and_for_no_more() {
                 assert_eq!(found, 403, "{name} with {whose} credentials: {body}");
             }
         }
+        if call.anybody {
+            continue;
+        }
         let scopes: Vec<&str> = call.scopes.iter().map(String::as_str).collect();
-        if scopes.len() > 1 {
-            for missing in &scopes {
-                let rest: Vec<&str> = scopes.iter().filter(|scope| scope != &missing).copied().collect();
-                let (found, body) = status(&scene, &call, Some(&temporary(&root, None, &rest))).await;
-                assert_eq!(found, 403, "{name} without {missing}: {body}");
+        for missing in &scopes {
+            let rest: Vec<&str> = scopes.iter().filter(|scope| scope != &missing).copied().collect();
+            // Nearly the same scope is none.
+            let (longer, shorter) = (format!("{missing}x"), &missing[..missing.len() - 1]);
+            let nearly = [&rest[..], &[longer.as_str(), shorter]].concat();
+            for held in [&rest, &nearly] {
+                let (found, body) = status(&scene, &call, Some(&temporary(&root, None, held))).await;
+                assert_eq!(found, 403, "{name} with {held:?}: {body}");
                 assert!(body.contains(missing), "what is missing is named: {body}");
             }
         }
-        if !call.anybody {
-            let exactly = temporary(&root, None, &scopes);
-            let (found, body) = status(&scene, &call, Some(&exactly)).await;
+        let exactly = temporary(&root, None, &scopes);
+        let (found, body) = status(&scene, &call, Some(&exactly)).await;
+        if call.succeeds {
             assert!(found < 400, "{name} with exactly {scopes:?}: {found} {body}");
+        } else {
+            assert_eq!(found, 400, "{name} with exactly {scopes:?}: {body}");
         }
     }
+    let of_auth = routes::of_auth().into_iter().map(|name| format!("auth {name}"));
+    let of_queue = routes::of_the_queue().into_iter().map(str::to_owned);
+    let all: BTreeSet<String> = of_queue.chain(of_auth).collect();
+    let met: BTreeSet<String> = met.into_iter().map(str::to_owned).collect();
+    assert_eq!(met, all, "each call has its scopes in this table");
 }

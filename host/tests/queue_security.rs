@@ -2,16 +2,14 @@
 
 #[expect(dead_code, reason = "other tests use the rest")]
 mod queue_support;
-#[path = "queue_support/raw.rs"]
-mod raw;
 
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use queue_support::raw::{Answer, Raw, Signing, address, exchange, now, temporary};
 use queue_support::{BOUND, Scene, in_an_hour};
-use raw::{Answer, Raw, Signing, address, exchange, now, temporary};
 use serde_json::{Value, json};
 use tcw_host::queue::embedded::{EmbeddedConfig, EmbeddedQueue, StartError, TlsFiles};
 use tcw_host::queue::{ArtifactRequest, Credentials, TaskId};

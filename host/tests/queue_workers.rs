@@ -101,6 +101,35 @@ async fn a_poll_in_quarantine_is_not_woken_in_place_of_another() {
     bad.abort();
 }
 
+/// The same for one whose poll was under way already: it is woken, may not have the task, and has to pass that on.
+#[tokio::test]
+async fn a_poll_whose_worker_comes_into_quarantine_passes_its_waking_on() {
+    // No poll ends by itself while this test may take.
+    let scene = Scene::with(|config| config.poll_timeout = BOUND * 10).await;
+    let caller = scene.caller();
+    let worker = |id: &'static str| {
+        let caller = caller.clone();
+        tokio::spawn(async move { claim(&caller, id).await })
+    };
+    // Each waits before the next comes: their first call makes them known.
+    let waits = async |id: &str| {
+        let path = format!("{QUEUE}/workers/g/{id}");
+        while caller.get(&path).await.status != 200 {}
+    };
+    let bad = worker("bad");
+    tokio::time::timeout(BOUND, waits("bad")).await.expect("it polls");
+    let good = worker("good");
+    tokio::time::timeout(BOUND, waits("good"))
+        .await
+        .expect("it polls");
+    quarantine(&caller, "bad", in_an_hour()).await;
+    scene.create().await;
+    let claimed = tokio::time::timeout(BOUND, good).await.expect("it is woken");
+    assert_eq!(claimed.unwrap().len(), 1);
+    scene.queue.release_polls();
+    bad.abort();
+}
+
 #[tokio::test]
 async fn workers_are_known_by_their_claims_until_they_are_silent() {
     let scene = Scene::with(|config| config.poll_timeout = Duration::from_millis(1)).await;

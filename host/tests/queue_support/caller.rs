@@ -1,9 +1,11 @@
 //! Requests as they are sent, and answers as they come: for calls that the worker's client does not have, and for statuses.
+//! Where the bytes themselves matter, there is [`raw`](super::raw).
 
-use base64::Engine as _;
 use reqwest::Method;
-use serde_json::{Value, json};
+use serde_json::Value;
 use tcw_host::queue::Credentials;
+
+use super::raw::{Signing, authorization};
 
 /// Sends requests in one client's name, over connections that it keeps.
 #[derive(Clone)]
@@ -76,7 +78,7 @@ impl Caller {
         self.send(Method::PUT, path, Some(body)).await
     }
 
-    /// Sends a request to a path below the API's; a body of `null` is none.
+    /// Sends a request to a path below the queue's API, or to one that names another; a body of `null` is none.
     pub(crate) async fn send(&self, method: Method, path: &str, body: Option<Value>) -> Answer {
         self.try_send(method, path, body).await.unwrap()
     }
@@ -88,7 +90,12 @@ impl Caller {
         path: &str,
         body: Option<Value>,
     ) -> reqwest::Result<Answer> {
-        let url: reqwest::Url = format!("{}/api/queue/v1{path}", self.root_url).parse().unwrap();
+        let api = if path.starts_with("/api/") {
+            ""
+        } else {
+            "/api/queue/v1"
+        };
+        let url: reqwest::Url = format!("{}{api}{path}", self.root_url).parse().unwrap();
         let mut request = self.http.request(method.clone(), url.clone());
         if let Some(credentials) = &self.credentials {
             request = request.header("authorization", sign(credentials, &method, &url));
@@ -106,19 +113,7 @@ impl Caller {
 }
 
 fn sign(credentials: &Credentials, method: &Method, url: &reqwest::Url) -> String {
-    let key = hawk::Credentials {
-        id: credentials.client_id.clone(),
-        key: hawk::Key::new(&credentials.access_token, hawk::SHA256).unwrap(),
-    };
-    let ext = credentials.certificate.as_ref().map(|text| {
-        let certificate: Value = serde_json::from_str(text).unwrap();
-        base64::engine::general_purpose::STANDARD.encode(json!({ "certificate": certificate }).to_string())
-    });
-    let header = hawk::RequestBuilder::from_url(method.as_str(), url)
-        .unwrap()
-        .ext(ext.as_deref())
-        .request()
-        .make_header(&key)
-        .unwrap();
-    format!("Hawk {header}")
+    let to = (url.host_str().unwrap(), url.port_or_known_default().unwrap());
+    let target = &url[url::Position::BeforePath..];
+    authorization(credentials, &Signing::default(), method.as_str(), to, target)
 }

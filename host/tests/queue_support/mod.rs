@@ -1,6 +1,8 @@
 //! What the queue's tests have in common: a running embedded queue, clients for it, tasks.
 
 pub(crate) mod caller;
+pub(crate) mod raw;
+pub(crate) mod routes;
 
 use std::sync::Arc;
 use std::time::Duration;

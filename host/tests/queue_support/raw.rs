@@ -72,36 +72,10 @@ impl Raw {
     }
 
     pub(crate) fn signed_as(self, credentials: &Credentials, signing: &Signing) -> Self {
-        let (name, port) = self.host.rsplit_once(':').expect("a port");
-        let mut ext = json!({});
-        if let Some(certificate) = &credentials.certificate {
-            ext["certificate"] = serde_json::from_str(certificate).unwrap();
-        }
-        if let Some(scopes) = &signing.authorized_scopes {
-            ext["authorizedScopes"] = json!(scopes);
-        }
-        let ext = match &signing.ext {
-            Some(ext) => ext.clone(),
-            None => STANDARD.encode(ext.to_string()),
-        };
-        let hash = signing
-            .hashed
-            .as_ref()
-            .map(|body| hawk::PayloadHasher::hash("application/json", hawk::SHA256, body).unwrap());
-        let header = hawk::RequestBuilder::new(&self.method, name, port.parse().unwrap(), &self.target)
-            .ext(ext.as_str())
-            .hash(hash.as_deref())
-            .request()
-            .make_header_full(
-                &hawk::Credentials {
-                    id: credentials.client_id.clone(),
-                    key: hawk::Key::new(&credentials.access_token, hawk::SHA256).unwrap(),
-                },
-                UNIX_EPOCH + Duration::from_secs(signing.ts.unwrap_or_else(now)),
-                signing.nonce.clone().unwrap_or_else(slugid::v4),
-            )
-            .unwrap();
-        self.header("Authorization", format!("Hawk {header}"))
+        let (host, port) = self.host.rsplit_once(':').expect("a port");
+        let to = (host, port.parse().unwrap());
+        let authorization = authorization(credentials, signing, &self.method, to, &self.target);
+        self.header("Authorization", authorization)
     }
 
     pub(crate) fn bytes(&self) -> Vec<u8> {
@@ -127,6 +101,45 @@ impl Raw {
         let bytes = exchange(address(queue), &self.bytes()).await;
         Answer::parse(&bytes).unwrap_or_else(|wrong| panic!("{wrong}: {}", String::from_utf8_lossy(&bytes)))
     }
+}
+
+/// The header that signs a request for a host and port.
+pub(crate) fn authorization(
+    credentials: &Credentials,
+    signing: &Signing,
+    method: &str,
+    (host, port): (&str, u16),
+    target: &str,
+) -> String {
+    let mut ext = json!({});
+    if let Some(certificate) = &credentials.certificate {
+        ext["certificate"] = serde_json::from_str(certificate).unwrap();
+    }
+    if let Some(scopes) = &signing.authorized_scopes {
+        ext["authorizedScopes"] = json!(scopes);
+    }
+    let ext = match &signing.ext {
+        Some(ext) => ext.clone(),
+        None => STANDARD.encode(ext.to_string()),
+    };
+    let hash = signing
+        .hashed
+        .as_ref()
+        .map(|body| hawk::PayloadHasher::hash("application/json", hawk::SHA256, body).unwrap());
+    let header = hawk::RequestBuilder::new(method, host, port, target)
+        .ext(ext.as_str())
+        .hash(hash.as_deref())
+        .request()
+        .make_header_full(
+            &hawk::Credentials {
+                id: credentials.client_id.clone(),
+                key: hawk::Key::new(&credentials.access_token, hawk::SHA256).unwrap(),
+            },
+            UNIX_EPOCH + Duration::from_secs(signing.ts.unwrap_or_else(now)),
+            signing.nonce.clone().unwrap_or_else(slugid::v4),
+        )
+        .unwrap();
+    format!("Hawk {header}")
 }
 
 /// Sends bytes and reads until the server closes.

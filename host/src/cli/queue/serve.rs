@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Args;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::QueueFlags;
 use crate::cli::outcome::Failure;
@@ -76,6 +76,9 @@ pub(super) async fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
         ));
     };
     let mut signals = Signals::new()?;
+    // Before it starts: until then, SIGHUP would end the process.
+    let mut reload = signal(SignalKind::hangup())
+        .map_err(|error| Failure::general(format!("signals cannot be received: {error}")))?;
     start::state_directory(&config)?;
     let located = start::start_embedded(&config, settings)
         .await
@@ -91,7 +94,7 @@ pub(super) async fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
          queue client create`",
         start::embedded_credentials(&config).display()
     );
-    let told = until_told(&mut signals, &queue, settings).await?;
+    let told = until_told(&mut signals, &mut reload, &queue, settings).await;
     tracing::info!("{told}: stopping");
     tokio::select! {
         stopped = tokio::time::timeout(STOPPING, queue.stop()) => {
@@ -112,20 +115,28 @@ pub(super) async fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
 /// Waits for a signal to end; on SIGHUP, what may have been replaced is read again.
 async fn until_told(
     signals: &mut Signals,
+    reload: &mut Signal,
     queue: &EmbeddedQueue,
     settings: &config::EmbeddedQueue,
-) -> Result<&'static str, Failure> {
-    let mut reload = signal(SignalKind::hangup())
-        .map_err(|error| Failure::general(format!("signals cannot be received: {error}")))?;
+) -> &'static str {
     loop {
         tokio::select! {
-            told = signals.next() => return Ok(told),
+            told = signals.next() => return told,
             _ = reload.recv() => {
-                let certificate = queue.reload_certificate().map_err(|error| error.to_string());
-                let schemas = start::publish_schemas(queue, settings).map_err(|error| error.to_string());
-                match certificate.and(schemas) {
+                // One without the other: a wrong schema must not keep a certificate that is about to end in use.
+                let certificate = queue.reload_certificate();
+                let schemas = start::publish_schemas(queue, settings);
+                match &certificate {
+                    Ok(()) if schemas.is_err() => tracing::info!("SIGHUP: the certificate was read again"),
                     Ok(()) => tracing::info!("SIGHUP: certificate and payload schemas were read again"),
-                    Err(error) => tracing::error!("SIGHUP: what was in use stays in use: {error}"),
+                    Err(error) => tracing::error!("SIGHUP: the certificate that was in use stays in use: {error}"),
+                }
+                match &schemas {
+                    Ok(()) if certificate.is_err() => tracing::info!("SIGHUP: payload schemas were read again"),
+                    Ok(()) => {}
+                    Err(error) => tracing::error!(
+                        "SIGHUP: not all payload schemas were read again; those that were in use stay in use: {error}"
+                    ),
                 }
             }
         }

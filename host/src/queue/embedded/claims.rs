@@ -7,6 +7,7 @@ use axum::body::{Body, Bytes};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::Response;
 use serde_json::{Value, json};
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::core::{Core, now};
@@ -81,7 +82,13 @@ pub(super) async fn claim_work(context: Context, pool: WorkerPoolId) -> Result<O
             let woken = waker.notified();
             tokio::pin!(woken);
             woken.as_mut().enable();
-            match claim_some(server, worker.clone(), count, std::mem::take(&mut first)).await? {
+            // Whoever was woken and then does not look is woken in somebody else's stead, who would wait on.
+            let instead = PassOn(Some(&waker));
+            let claimed = claim_some(server, worker.clone(), count, std::mem::take(&mut first)).await?;
+            if claimed.is_some() {
+                instead.has_looked();
+            }
+            match claimed {
                 Some(claimed) if !claimed.is_empty() => break claimed,
                 Some(_) => tokio::select! {
                     () = woken => continue,
@@ -107,6 +114,23 @@ pub(super) async fn claim_work(context: Context, pool: WorkerPoolId) -> Result<O
         tasks.push(claim_answer(server, one, &taken_until)?);
     }
     Ok(guarded(server, &json!({ "tasks": tasks }), claimed))
+}
+
+/// Wakes another who waits, unless there is no need to.
+struct PassOn<'a>(Option<&'a Notify>);
+
+impl PassOn<'_> {
+    fn has_looked(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for PassOn<'_> {
+    fn drop(&mut self) {
+        if let Some(waker) = self.0 {
+            waker.notify_one();
+        }
+    }
 }
 
 /// What is next in line for a worker; nothing at all if it is in quarantine.

@@ -64,6 +64,8 @@ impl CoreHandle {
             index: Index::default(),
             wakers: Arc::clone(&wakers),
             clock: clock.clone(),
+            touched: false,
+            time_stands_until: Millis::MIN,
         };
         core.rebuild()?;
         let (sender, receiver) = mpsc::channel::<Job>();
@@ -188,6 +190,14 @@ impl Wakers {
             None => Arc::clone(pools.entry(pool.to_owned()).or_default()),
         }
     }
+
+    /// Who comes to wait later looks first, so that a pool without anybody needs nothing to remember it by.
+    fn wake_one(&self, pool: &str) {
+        let pools = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(notify) = pools.get(pool) {
+            notify.notify_one();
+        }
+    }
 }
 
 /// The state, as the jobs see it.
@@ -197,12 +207,17 @@ pub(super) struct Core {
     position: i64,
     wakers: Arc<Wakers>,
     clock: Clock,
+    /// Whether the job at hand has changed the index.
+    touched: bool,
+    /// Nothing is let happen by itself before this: it could not be written.
+    time_stands_until: Millis,
 }
 
 impl Core {
     fn run(mut self, jobs: &mpsc::Receiver<Job>) {
         loop {
             let wait = self.index.next_timer().map_or(LONGEST_WAIT, |(time, _)| {
+                let time = (*time).max(self.time_stands_until);
                 let left = u64::try_from(time.saturating_sub(self.now())).unwrap_or(0);
                 Duration::from_millis(left).min(LONGEST_WAIT)
             });
@@ -224,12 +239,13 @@ impl Core {
 
     fn atomically<R>(&mut self, job: impl FnOnce(&mut Self) -> Result<R, ApiError>) -> Result<R, ApiError> {
         self.store.begin()?;
+        self.touched = false;
         let outcome = job(self).and_then(|done| Ok(self.store.commit().map(|()| done)?));
         if let Err(error) = &outcome {
-            if error.status.is_server_error() {
+            if self.touched || error.status.is_server_error() {
                 self.recover();
             } else {
-                // Refusals come before the first change, so the index needs no repair.
+                // Nearly all refusals come before the first change, so that the index needs no repair.
                 self.store.roll_back();
             }
         }
@@ -254,9 +270,13 @@ impl Core {
 
     /// Lets what is due happen.
     fn elapse(&mut self) {
+        if self.time_stands_until > self.now().saturating_add(RETRY_TIMER) {
+            // The clock was set back.
+            self.time_stands_until = Millis::MIN;
+        }
         while let Some((time, id)) = self.index.next_timer().cloned() {
             let now = self.now();
-            if time > now {
+            if time.max(self.time_stands_until) > now {
                 return;
             }
             let outcome = self.atomically(|core| {
@@ -276,9 +296,14 @@ impl Core {
                     error = error.message,
                     "time passed for a task, but that could not be written"
                 );
-                // A full disk must not keep this thread busy.
-                let later = error.status.is_server_error().then_some(now + RETRY_TIMER);
-                self.index.postpone(&id, later);
+                if error.status.is_server_error() {
+                    // A full disk must not keep this thread busy: neither with this task nor with all others that are
+                    // due, which are due again in the index that was just built anew. The others come first next time.
+                    self.index.postpone(&id, Some(now + RETRY_TIMER));
+                    self.time_stands_until = now + RETRY_TIMER;
+                    return;
+                }
+                self.index.postpone(&id, None);
             }
         }
     }
@@ -304,6 +329,7 @@ impl Core {
     ) -> Result<(), ApiError> {
         self.line_up(task);
         self.store.insert_task(task, definition, dependencies)?;
+        self.touched = true;
         self.index.set(task);
         self.wake(task);
         Ok(())
@@ -324,6 +350,7 @@ impl Core {
     /// Writes a task as it is, its place in line included.
     pub(super) fn write(&mut self, task: &Task) -> Result<(), ApiError> {
         self.store.update_task(task)?;
+        self.touched = true;
         self.index.set(task);
         self.wake(task);
         Ok(())
@@ -338,7 +365,7 @@ impl Core {
 
     fn wake(&self, task: &Task) {
         if task.state() == TaskState::Pending {
-            self.wakers.of(&task.pool).notify_one();
+            self.wakers.wake_one(&task.pool);
         }
     }
 
@@ -373,3 +400,7 @@ pub(super) fn satisfies(task: &Task, requires: Requires) -> bool {
         Requires::AllResolved => task.state().is_resolved(),
     }
 }
+
+#[cfg(test)]
+#[path = "core_tests.rs"]
+mod tests;

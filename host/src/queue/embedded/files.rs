@@ -88,8 +88,13 @@ impl StateDir {
             for entry in entries {
                 let entry = entry.map_err(|source| failed("read", &folder, source))?;
                 if entry.file_name().to_str().is_none_or(|name| !keep.contains(name)) {
-                    std::fs::remove_file(entry.path())
-                        .map_err(|source| failed("delete", &entry.path(), source))?;
+                    match std::fs::remove_file(entry.path()) {
+                        // An upload to an earlier queue of this process has just noticed that it broke off.
+                        Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                            return Err(failed("delete", &entry.path(), source));
+                        }
+                        _ => {}
+                    }
                 }
             }
         }
@@ -151,7 +156,10 @@ pub(super) fn write_private(path: &Path, content: &impl Serialize) -> io::Result
     let mut file = private(OpenOptions::new().write(true).create(true).truncate(true)).open(&fresh)?;
     io::Write::write_all(&mut file, &text)?;
     file.sync_all()?;
-    std::fs::rename(&fresh, path)
+    std::fs::rename(&fresh, path)?;
+    // The name is a thing of the directory, and as lost as the content would be without this.
+    path.parent()
+        .map_or(Ok(()), |folder| File::open(folder)?.sync_all())
 }
 
 /// A secret for somebody to sign with.

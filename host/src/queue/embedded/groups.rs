@@ -94,10 +94,13 @@ pub(super) async fn cancel(context: Context, id: TaskId) -> Result<Outcome, ApiE
     )))?;
     let group = id.clone();
     let cancelled = context.server.core.write(move |core| {
+        let now = core.now();
         let mut tasks = core.store.active_group_tasks(group.as_str())?;
+        // Whose deadline has passed a moment ago ends by that, right after this.
+        tasks.retain(|task| task.not_past_deadline(now).is_ok());
         // All of them first, so that the end of one does not start another that is about to be cancelled.
         for task in &mut tasks {
-            task.cancel(core.now())?;
+            task.cancel(now)?;
             core.write(task)?;
         }
         for task in &tasks {
@@ -124,10 +127,10 @@ pub(super) async fn change_priority(context: Context, id: TaskId) -> Result<Outc
     )))?;
     let changed = id.clone();
     let ids = context.server.core.write(move |core| {
-        let mut ids = Vec::new();
+        let (now, mut ids) = (core.now(), Vec::new());
         for mut task in core.store.active_group_tasks(changed.as_str())? {
-            if task.priority != priority {
-                task.change_priority(priority, core.now())?;
+            if task.priority != priority && task.not_past_deadline(now).is_ok() {
+                task.change_priority(priority, now)?;
                 core.write(&task)?;
                 ids.push(task.id);
             }

@@ -1,5 +1,5 @@
 //! What the bodies of requests have to look like. Written as JSON schemas, so that a refusal names everything that is
-//! wrong at once; whether they agree with the published ones is what `tests/queue_contract.rs` checks.
+//! wrong at once; whether they agree with the published ones is what `tests/queue_contract` checks.
 
 use std::collections::HashMap;
 use std::sync::LazyLock;

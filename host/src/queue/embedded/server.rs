@@ -172,6 +172,7 @@ async fn answer(server: Arc<Server>, request: Request) -> Response {
         }
     };
     info["method"] = call.name().into();
+    let mut sent = Bytes::new();
     let outcome = async {
         let resource = parts
             .uri
@@ -194,10 +195,7 @@ async fn answer(server: Arc<Server>, request: Request) -> Response {
             // That the credentials are wrong is what has to be told first.
             Err(error) => return Err(authenticated.err().unwrap_or(error)),
         };
-        if let Ok(payload) = serde_json::from_slice(&body) {
-            // Like the services, errors repeat what was sent.
-            info["payload"] = payload_echo(payload);
-        }
+        sent = body.clone();
         let mut context = Context {
             query: Query::default(),
             caller: authenticated.and_then(|somebody| somebody.with_body(&parts.headers, &body)),
@@ -218,7 +216,13 @@ async fn answer(server: Arc<Server>, request: Request) -> Response {
     match outcome {
         Ok(Outcome::Json(body)) => json_response(StatusCode::OK, &body),
         Ok(Outcome::Raw(response)) => response,
-        Err(error) => error_response(&error, info),
+        Err(error) => {
+            if let Ok(payload) = serde_json::from_slice(&sent) {
+                // Like the services, errors repeat what was sent.
+                info["payload"] = payload_echo(payload);
+            }
+            error_response(&error, info)
+        }
     }
 }
 

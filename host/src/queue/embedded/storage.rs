@@ -201,6 +201,13 @@ pub(super) async fn handle(server: Arc<Server>, request: Request) -> Result<Resp
 }
 
 async fn put(server: &Arc<Server>, object: ObjectId, request: Request) -> Result<Response, ApiError> {
+    // In a task of its own: with its client gone, a call is dropped wherever it is, and between the file and the database
+    // that would leave a file that nobody knows, or bytes that nobody counts.
+    let receiving = tokio::spawn(receive(Arc::clone(server), object, request));
+    receiving.await.map_err(ApiError::internal)?
+}
+
+async fn receive(server: Arc<Server>, object: ObjectId, request: Request) -> Result<Response, ApiError> {
     let (parts, body) = request.into_parts();
     let text = |name: header::HeaderName| {
         let value = parts.headers.get(name).and_then(|value| value.to_str().ok());
@@ -250,7 +257,7 @@ async fn put(server: &Arc<Server>, object: ObjectId, request: Request) -> Result
         Ok(replaced) => {
             reserved.keep();
             if let Some(old) = replaced {
-                let server = Arc::clone(server);
+                let server = Arc::clone(&server);
                 tokio::task::spawn_blocking(move || server.storage.delete(&[old]));
             }
             let mut response = Response::new(Body::empty());
@@ -404,7 +411,11 @@ async fn get(server: &Arc<Server>, object: ObjectId, request: Request) -> Result
             object.length
         )));
     }
-    let range = requested_range(request.headers(), object.length);
+    let range = if is_about_another(request.headers(), &etag(&object)?) {
+        Range::Whole
+    } else {
+        requested_range(request.headers(), object.length)
+    };
     let (status, start, length) = match range {
         Range::Whole => (StatusCode::OK, 0, object.length),
         Range::Part { start, length } => (StatusCode::PARTIAL_CONTENT, start, length),
@@ -452,6 +463,11 @@ fn etag(object: &ObjectRow) -> Result<HeaderValue, ApiError> {
     HeaderValue::from_str(&format!("\"{}\"", object.file)).map_err(ApiError::internal)
 }
 
+/// Whether a range is wanted only of a content that is not this one: the rest of what the client has had before.
+fn is_about_another(headers: &HeaderMap, etag: &HeaderValue) -> bool {
+    headers.get(header::IF_RANGE).is_some_and(|wanted| wanted != etag)
+}
+
 /// Which part of an object a request wants.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Range {
@@ -485,6 +501,15 @@ pub(super) fn requested_range(headers: &HeaderMap, length: u64) -> Range {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_range_of_what_was_there_before_is_not_cut_out_of_this() {
+        let ours = HeaderValue::from_static("\"file\"");
+        for (sent, another) in [(None, false), (Some("\"file\""), false), (Some("\"old\""), true)] {
+            let sent = sent.map(|etag| (header::IF_RANGE, HeaderValue::from_static(etag)));
+            assert_eq!(is_about_another(&HeaderMap::from_iter(sent), &ours), another);
+        }
+    }
 
     #[test]
     fn ranges_are_single_and_within_the_object() {

@@ -1,169 +1,25 @@
 //! The embedded queue's answers against the published schemas of the Taskcluster services.
 
+mod auth;
+mod contract;
+#[path = "../queue_support/mod.rs"]
 #[expect(dead_code, reason = "other tests use the rest")]
 mod queue_support;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
-use queue_support::caller::Caller;
+use contract::{Compared, Contract};
 use queue_support::{POOL, Scene, in_an_hour, task};
 use reqwest::Method;
 use serde_json::{Value, json};
 use tcw_host::queue::{Credentials, TaskId};
 
-/// Where the schemas' relative references are resolved; nothing is fetched from there.
-const BASE: &str = "https://tc.invalid";
-
-/// One call as published.
-struct Call {
-    method: String,
-    route: String,
-    /// Schemas of the request's body and of the answer's.
-    input: Option<String>,
-    output: Option<String>,
-}
-
-/// The published description of the queue, and which of its calls have been compared.
-struct Contract {
-    schemas: BTreeMap<String, Value>,
-    calls: BTreeMap<String, Call>,
-    compared: BTreeSet<String>,
-}
-
-impl Contract {
-    /// What `TASKCLUSTER_REFERENCES` names, if it names anything.
-    fn load() -> Option<Self> {
-        let Ok(path) = std::env::var("TASKCLUSTER_REFERENCES") else {
-            println!("skipped: TASKCLUSTER_REFERENCES is not set");
-            return None;
-        };
-        let text =
-            std::fs::read(&path).unwrap_or_else(|error| panic!("TASKCLUSTER_REFERENCES: {path}: {error}"));
-        let files: Vec<Value> = serde_json::from_slice(&text).unwrap();
-        let mut schemas = BTreeMap::new();
-        let mut calls = BTreeMap::new();
-        for file in files {
-            let (name, mut content) = (file["filename"].as_str().unwrap(), file["content"].clone());
-            if name.starts_with("schemas/queue/v1/") {
-                let schema = content.as_object_mut().unwrap();
-                // Their own meta schema is draft 7's with additions that do not concern validation.
-                schema.insert(
-                    "$schema".to_owned(),
-                    "http://json-schema.org/draft-07/schema#".into(),
-                );
-                schema.remove("$id");
-                schemas.insert(format!("{BASE}/{name}"), content);
-            } else if name == "references/queue/v1/api.json" {
-                for entry in content["entries"].as_array().unwrap() {
-                    let text = |key: &str| entry[key].as_str().map(str::to_owned);
-                    let call = Call {
-                        method: text("method").unwrap().to_uppercase(),
-                        route: text("route").unwrap(),
-                        input: text("input"),
-                        output: text("output"),
-                    };
-                    calls.insert(text("name").unwrap(), call);
-                }
-            }
-        }
-        Some(Self {
-            schemas,
-            calls,
-            compared: BTreeSet::new(),
-        })
-    }
-
-    /// Everything in which a value differs from a published schema.
-    fn violations(&self, schema: &str, value: &Value) -> Vec<String> {
-        let mut registry = jsonschema::Registry::new();
-        for (uri, schema) in &self.schemas {
-            registry = registry.add(uri, schema.clone()).unwrap();
-        }
-        let registry = registry.prepare().unwrap();
-        let reference = json!({ "$ref": format!("{BASE}/schemas/queue/{}", schema.trim_end_matches('#')) });
-        let validator = jsonschema::options()
-            .with_registry(&registry)
-            .with_draft(jsonschema::Draft::Draft7)
-            .should_validate_formats(true)
-            .build(&reference)
-            .unwrap();
-        let errors = validator.iter_errors(value);
-        errors
-            .map(|error| format!("{}: {error}", error.instance_path()))
-            .collect()
-    }
-
-    /// Checks that a call is where the reference says that it is, and that what is sent is as it says.
-    fn check_request(&self, name: &str, method: &Method, path: &str, body: Option<&Value>) {
-        let call = &self.calls[name];
-        assert_eq!(call.method, method.as_str(), "{name}");
-        let (route, path) = (call.route.split('/'), path.split('?').next().unwrap().split('/'));
-        let pairs: Vec<_> = route.clone().zip(path.clone()).collect();
-        assert_eq!(route.count(), path.count(), "{name}");
-        assert!(
-            pairs
-                .iter()
-                .all(|(part, actual)| part.starts_with('<') || part == actual),
-            "{name}: {pairs:?}"
-        );
-        assert_eq!(call.input.is_some(), body.is_some(), "{name} and its body");
-        if let (Some(schema), Some(body)) = (&call.input, body) {
-            assert_eq!(self.violations(schema, body), [""; 0], "{name} is sent {body:#}");
-        }
-    }
-
-    fn check_answer(&mut self, name: &str, answer: &Value) {
-        if let Some(schema) = &self.calls[name].output {
-            assert_eq!(
-                self.violations(schema, answer),
-                [""; 0],
-                "{name} answers {answer:#}"
-            );
-        }
-        self.compared.insert(name.to_owned());
-    }
-}
-
-/// Makes calls and compares both directions of each with the reference.
-struct Compared {
-    contract: Contract,
-    caller: Caller,
-}
-
-impl Compared {
-    async fn call(&mut self, name: &str, method: Method, path: &str, body: Option<Value>) -> Value {
-        let caller = self.caller.clone();
-        self.call_as(&caller, name, method, path, body).await
-    }
-
-    async fn call_as(
-        &mut self,
-        caller: &Caller,
-        name: &str,
-        method: Method,
-        path: &str,
-        body: Option<Value>,
-    ) -> Value {
-        self.contract.check_request(name, &method, path, body.as_ref());
-        let answer = caller.send(method, path, body).await.ok();
-        self.contract.check_answer(name, &answer);
-        answer
-    }
-
-    async fn get(&mut self, name: &str, path: &str) -> Value {
-        self.call(name, Method::GET, path, None).await
-    }
-
-    async fn post(&mut self, name: &str, path: &str, body: Value) -> Value {
-        let body = Some(body).filter(|body| !body.is_null());
-        self.call(name, Method::POST, path, body).await
-    }
-}
-
 #[tokio::test]
 #[ignore = "needs TASKCLUSTER_REFERENCES"]
 async fn every_call_there_is_is_answered_as_published() {
-    let Some(contract) = Contract::load() else { return };
+    let Some(contract) = Contract::load("queue") else {
+        return;
+    };
     let scene = Scene::new().await;
     let mut compared = Compared {
         contract,
@@ -175,7 +31,7 @@ async fn every_call_there_is_is_answered_as_published() {
     ends_and_runs(&mut compared, &id).await;
     workers_and_queues(&mut compared).await;
     groups_and_priorities(&mut compared).await;
-    let published: BTreeSet<String> = compared.contract.calls.keys().cloned().collect();
+    let published: BTreeSet<String> = compared.contract.names().map(str::to_owned).collect();
     assert_eq!(compared.contract.compared, published);
 }
 
@@ -420,7 +276,9 @@ async fn groups_and_priorities(compared: &mut Compared) {
 #[tokio::test]
 #[ignore = "needs TASKCLUSTER_REFERENCES"]
 async fn requests_are_accepted_as_published() {
-    let Some(contract) = Contract::load() else { return };
+    let Some(contract) = Contract::load("queue") else {
+        return;
+    };
     let scene = Scene::new().await;
     for (key, value) in [
         ("extra", json!({ "a": [1] })),
@@ -480,7 +338,9 @@ async fn requests_are_accepted_as_published() {
 #[tokio::test]
 #[ignore = "needs TASKCLUSTER_REFERENCES"]
 async fn other_requests_are_accepted_as_published() {
-    let Some(contract) = Contract::load() else { return };
+    let Some(contract) = Contract::load("queue") else {
+        return;
+    };
     let scene = Scene::new().await;
     let id = scene.create().await;
     let (_claim, _queue) = scene.claim().await;
