@@ -28,7 +28,7 @@ pub(super) async fn keep_claim(
     let mut outage = Outage::default();
     let resolved = control.resolved();
     tokio::pin!(resolved);
-    let deadline = tokio::time::sleep(until(claim.task.deadline));
+    let deadline = tokio::time::sleep(until(claim.deadline()));
     tokio::pin!(deadline);
     let mut past_deadline = false;
     let mut lost = false;
@@ -103,7 +103,7 @@ async fn renew(queue: &dyn TaskQueue, taken_until: DateTime<Utc>) -> Result<Recl
 /// A conflict means that the run was resolved by somebody else; whether by its deadline can be told here.
 fn why(error: &QueueError, claim: &Claim) -> TaskEvent {
     match error {
-        QueueError::Conflict { .. } if Utc::now() >= claim.task.deadline => TaskEvent::Deadline,
+        QueueError::Conflict { .. } if Utc::now() >= claim.deadline() => TaskEvent::Deadline,
         QueueError::Conflict { .. } => TaskEvent::Cancelled,
         _ => TaskEvent::ClaimLost,
     }
@@ -299,6 +299,28 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn the_deadline_is_the_one_by_the_queues_clock() {
+        let directory = tempfile::tempdir().unwrap();
+        let journal = Journal::open(directory.path()).unwrap();
+        // By this machine's clock it has passed half an hour ago, or is half an hour away; by the queue's not.
+        for (minutes, passed) in [(-90, false), (90, true)] {
+            let mut claim = claim(600);
+            claim.task.deadline = Utc::now() + chrono::Duration::minutes(minutes / 3);
+            claim.clock_ahead = chrono::TimeDelta::minutes(minutes);
+            let (control, receiver) = task_control();
+            let queue = Scripted::default();
+            let keeping = keep_claim(claim, &queue, control, &journal);
+            tokio::select! {
+                biased;
+                _ = keeping => panic!("nobody has resolved the task"),
+                () = tokio::time::sleep(Duration::from_millis(50)) => {}
+            }
+            let expected = passed.then_some(TaskEvent::Deadline);
+            assert_eq!(receiver.event(), expected, "{minutes}");
+        }
+    }
+
+    #[tokio::test]
     async fn a_queue_that_is_away_is_asked_until_the_claim_ends_and_one_that_is_back_keeps_it() {
         // Away twice, then back; then away for good.
         let mut says = vec![Err(away()), Err(away()), Ok(reclaimed(8))];
@@ -314,7 +336,8 @@ mod tests {
             silent: true,
             ..Scripted::default()
         };
-        assert_eq!(kept_by(silent, 3).await, (Some(TaskEvent::ClaimLost), 1));
+        // Once in time, and once more when the claim ends.
+        assert_eq!(kept_by(silent, 3).await, (Some(TaskEvent::ClaimLost), 2));
     }
 
     #[tokio::test]
