@@ -247,6 +247,8 @@ async fn what_the_queue_refuses_has_the_outcome_that_the_book_says() {
                 // It has the name already, and the name is the task's to choose.
                 ("createArtifact" | "the link to the log", 409) => exception("malformed-payload"),
                 ("createArtifact" | "the link to the log", _) => exception("internal-error"),
+                // The URL may have ended: another one is asked for.
+                ("upload", 401 | 403) => vec![run("completed", "scheduled", Some("completed"))],
                 ("upload", _) => exception("resource-unavailable"),
                 ("reportCompleted" | "reclaimTask", _) => again("completed", "completed"),
                 ("reportFailed", _) => again("failed", "failed"),
