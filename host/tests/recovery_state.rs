@@ -572,6 +572,27 @@ fn a_claim_is_kept_while_the_queue_is_away_and_recover_says_so() {
     );
 }
 
+/// As after a power cut that the worker comes back from first.
+#[test]
+#[ignore = "slow: tests/run.sh --full"]
+fn a_worker_that_is_started_before_its_queue_tells_it_when_it_is_there() {
+    let mut scene = with_a_killed_worker();
+    let root_url = scene.take_queue_away();
+    let worker = scene.start(&["run"], None);
+    worker.says("what was claimed stays in the journal");
+    worker.says("waiting for tasks");
+    scene.bring_queue_back(&root_url);
+    worker.says("run 0: resolved as worker-shutdown");
+    // Which is for this worker, too.
+    worker.says("claimed task_id");
+    scene.place.file("go", "");
+    worker.says("resolution=Completed");
+    worker.signal(rustix::process::Signal::TERM);
+    assert_eq!(worker.end().code(), 72);
+    assert_eq!(scene.runs(), ["exception (worker-shutdown)", "completed"]);
+    scene.assert_nothing_left("told later");
+}
+
 /// What is named in the journal and in environments has to mean the same for everybody.
 #[test]
 fn a_task_of_a_worker_with_a_relative_state_directory_has_absolute_paths() {
