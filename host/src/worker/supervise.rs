@@ -51,12 +51,19 @@ pub(super) async fn keep_claim(
                         failures = 0;
                         outage.ended();
                         taken_until = reclaimed.taken_until;
-                        wait = before_expiry(taken_until);
-                        let written =
-                            journal.reclaimed(claim.task_id().clone(), claim.run_id, reclaimed.credentials).await;
-                        if let Err(error) = written {
-                            tracing::error!(task_id = %claim.task_id(), %error, "new credentials are not written down");
+                        // A disk that stands still must not cost the claim: the journal has it written down later.
+                        let written = tokio::time::timeout(
+                            third_of(taken_until),
+                            journal.reclaimed(claim.task_id().clone(), claim.run_id, reclaimed.credentials),
+                        );
+                        let failure = match written.await {
+                            Ok(written) => written.err().map(|error| error.to_string()),
+                            Err(_) => Some("the journal stands still".to_owned()),
+                        };
+                        if let Some(error) = failure {
+                            tracing::error!(task_id = %claim.task_id(), error, "new credentials are not written down");
                         }
+                        wait = before_expiry(taken_until);
                     }
                     // It may be our own report that has ended the run, its answer lost. What the queue says to the next
                     // attempt at it decides; there is no claim any more, so its time is the bound for that.
@@ -84,12 +91,7 @@ pub(super) async fn keep_claim(
 
 /// Renews the claim within a third of the time that it has left: one request that hangs must not cost it.
 async fn renew(queue: &dyn TaskQueue, taken_until: DateTime<Utc>) -> Result<Reclaimed, QueueError> {
-    let left = until(taken_until);
-    let bound = if left.is_zero() {
-        LEAST_BOUND
-    } else {
-        (left / 3).max(Duration::from_secs(1))
-    };
+    let bound = third_of(taken_until);
     match tokio::time::timeout(bound, queue.reclaim()).await {
         Ok(outcome) => outcome,
         Err(_) => Err(QueueError::Unavailable {
@@ -97,6 +99,16 @@ async fn renew(queue: &dyn TaskQueue, taken_until: DateTime<Utc>) -> Result<Recl
             attempts: 1,
             message: format!("the queue did not answer within {:.1} s", bound.as_secs_f64()),
         }),
+    }
+}
+
+/// A third of the time that is left of a claim, at least a second; a little more when there is none.
+fn third_of(taken_until: DateTime<Utc>) -> Duration {
+    let left = until(taken_until);
+    if left.is_zero() {
+        LEAST_BOUND
+    } else {
+        (left / 3).max(Duration::from_secs(1))
     }
 }
 
@@ -338,6 +350,35 @@ mod tests {
         };
         // Once in time, and once more when the claim ends.
         assert_eq!(kept_by(silent, 3).await, (Some(TaskEvent::ClaimLost), 2));
+    }
+
+    #[tokio::test]
+    async fn a_journal_that_stands_still_does_not_keep_a_claim_from_being_renewed() {
+        let directory = tempfile::tempdir().unwrap();
+        let journal = Journal::open(directory.path()).unwrap();
+        let (go_on, still) = std::sync::mpsc::channel::<()>();
+        let standing = journal.run(move |_| {
+            let _ = still.recv();
+            Ok(())
+        });
+        let queue = Scripted {
+            says: Mutex::new([Ok(reclaimed(4)), Ok(reclaimed(4))].into()),
+            ..Scripted::default()
+        };
+        let (control, receiver) = task_control();
+        let asked = async {
+            while receiver.event().is_none() {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        tokio::select! {
+            _ = keep_claim(claim(2), &queue, control, &journal) => panic!("nobody has resolved the task"),
+            _ = standing => panic!("it stands still"),
+            () = asked => {}
+            () = tokio::time::sleep(Duration::from_secs(60)) => panic!("the claim is not renewed"),
+        }
+        assert_eq!(queue.asked.load(Ordering::SeqCst), 3);
+        drop(go_on);
     }
 
     #[tokio::test]
