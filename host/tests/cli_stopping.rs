@@ -177,7 +177,7 @@ fn cell(how: Stop, doing: Doing) {
     }
 }
 
-/// Runs these cells, two at a time, and says which of them are wrong.
+/// Runs these cells, four at a time, and says which of them are wrong.
 fn matrix(cells: &[(Stop, Doing)]) {
     let next = AtomicUsize::new(0);
     let failed = Mutex::new(Vec::new());

@@ -238,8 +238,12 @@ fn claiming_is_paused_while_there_is_too_little_space() {
     assert!(said.contains(&reason), "{said}");
     worker.says("waiting for tasks");
     let status = scene.run(&["status"], None);
+    let line = status
+        .stdout
+        .lines()
+        .find(|line| line.starts_with("nothing is claimed: free space: "));
     assert!(
-        status.stdout.contains("claiming is paused: ") && status.stdout.contains(&reason),
+        line.is_some_and(|line| line.contains(&reason)) && status.stdout.matches(&reason).count() == 1,
         "{}{}",
         status.stdout,
         status.stderr

@@ -269,6 +269,9 @@ async fn a_clock_that_is_off_costs_at_most_one_request() {
             "{minutes}: {}",
             claim.taken_until
         );
+        // So does the task's deadline, in an hour by the queue's.
+        let deadline = left(claim.deadline());
+        assert!((3500..=3600).contains(&deadline), "{minutes}: {deadline}");
         let run = client.for_claim(&claim);
         let reclaimed = run.reclaim().await.unwrap();
         assert!((1140..=1200).contains(&left(reclaimed.taken_until)), "{minutes}");

@@ -30,6 +30,12 @@ async fn scene() -> Scene {
 
 /// A worker for the scene's queue, behind the proxy, waiting for tasks.
 fn worker(place: &Place, scene: &Scene, proxy: &Proxy, capacity: usize) -> Running {
+    let worker = start("run", place, scene, proxy, capacity);
+    worker.says("waiting for tasks");
+    worker
+}
+
+fn start(command: &str, place: &Place, scene: &Scene, proxy: &Proxy, capacity: usize) -> Running {
     let credentials = scene.queue.credentials();
     let config = place.file(
         "config.yml",
@@ -38,13 +44,11 @@ fn worker(place: &Place, scene: &Scene, proxy: &Proxy, capacity: usize) -> Runni
             proxy.url
         ),
     );
-    let mut command = place.tcw(&with(&["run", "--config", &config], &place.native()));
+    let mut command = place.tcw(&with(&[command, "--config", &config], &place.native()));
     command
         .env("TASKCLUSTER_CLIENT_ID", &credentials.client_id)
         .env("TASKCLUSTER_ACCESS_TOKEN", &credentials.access_token);
-    let worker = place.start_command(command);
-    worker.says("waiting for tasks");
-    worker
+    place.start_command(command)
 }
 
 /// Instead of a script, for a payload that no worker takes.
@@ -247,6 +251,8 @@ async fn what_the_queue_refuses_has_the_outcome_that_the_book_says() {
                 // It has the name already, and the name is the task's to choose.
                 ("createArtifact" | "the link to the log", 409) => exception("malformed-payload"),
                 ("createArtifact" | "the link to the log", _) => exception("internal-error"),
+                // The URL may have ended: another one is asked for.
+                ("upload", 401 | 403) => vec![run("completed", "scheduled", Some("completed"))],
                 ("upload", _) => exception("resource-unavailable"),
                 ("reportCompleted" | "reclaimTask", _) => again("completed", "completed"),
                 ("reportFailed", _) => again("failed", "failed"),
@@ -372,4 +378,39 @@ async fn a_queue_that_hangs_blocks_nothing_that_runs() {
     let runs = resolved(&scene, &worker, &id).await;
     let said = leaves(worker).await;
     assert_eq!(runs, [run("completed", "scheduled", Some("completed"))], "{said}");
+}
+
+/// Stopped while the queue is being told how a task ended: what it has heard stands, and the next start tells it the rest.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_that_is_stopped_in_the_middle_of_a_report_is_made_up_for_by_the_next_start() {
+    let shutdown = || {
+        vec![
+            run("exception", "scheduled", Some("worker-shutdown")),
+            run("pending", "retry", None),
+        ]
+    };
+    let completed = || vec![run("completed", "scheduled", Some("completed"))];
+    for (fault, expected) in [(Fault::Hang, shutdown()), (Fault::LostAnswer, completed())] {
+        let (scene, place) = (Scene::new().await, Place::new());
+        let proxy = Proxy::start(scene.queue.root_url()).await;
+        let id = TaskId::random();
+        let path = format!("/task/{id}/runs/0/completed");
+        proxy.rule(Rule::always("POST", &path, fault.clone()));
+        script(&scene, &id, "true").await;
+        let worker = tokio::task::block_in_place(|| worker(&place, &scene, &proxy, 1));
+        proxy.sees(1, "POST", &path).await;
+        if expected == completed() {
+            resolved(&scene, &worker, &id).await;
+        }
+        worker.signal(Signal::TERM);
+        worker.says("stopping now");
+        worker.signal(Signal::TERM);
+        let ended = tokio::task::spawn_blocking(|| worker.end()).await.unwrap();
+        assert_eq!(ended.code(), 72, "{}", ended.stderr);
+        proxy.behave();
+        let recovery = start("recover", &place, &scene, &proxy, 1);
+        let recovered = tokio::task::spawn_blocking(|| recovery.end()).await.unwrap();
+        assert_eq!(recovered.code(), 0, "{fault:?}: {}", recovered.stderr);
+        assert_eq!(scene.runs(&id).await, expected, "{fault:?}: {}", recovered.stderr);
+    }
 }

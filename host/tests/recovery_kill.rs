@@ -341,3 +341,76 @@ fn what_ran_is_ended_and_another_worker_on_the_machine_is_left_alone() {
     assert_eq!(others_worker.end().code(), 0);
     assert_eq!(other.runs(), ["completed"]);
 }
+
+const SEVERAL: [&str; 5] = ["run", "--capacity", "4", "--number-of-tasks", "4"];
+
+/// Has a worker with four tasks killed as `fault` says, or when all of them run, and recovers: each task that ran is
+/// resolved, what the queue knew of the others stands, and nothing is left of any.
+fn several_killed_and_recovered(fault: Option<&str>) {
+    let scene = Scene::new(Some(LONG));
+    let tasks = scene.submit_several(4);
+    let runs = || tasks.iter().map(|task| scene.runs_of(task)).collect::<Vec<_>>();
+    let killed = scene.start(&SEVERAL, fault);
+    let context = match fault {
+        None => {
+            for number in 0..tasks.len() {
+                scene.wait_for_file(&format!("running-{number}"));
+            }
+            drop(killed);
+            assert_eq!(scene.journaled(), (4, 4));
+            "killed while four run".to_owned()
+        }
+        Some(fault) => {
+            // Two end as soon as they have begun, and two run.
+            scene.place.file("go-0", "");
+            scene.place.file("go-1", "");
+            let killed = killed.end();
+            let point = killed_at(&killed).expect("it is killed");
+            assert!(fault.starts_with(&point), "{point}");
+            format!("killed at {fault}:\n{}", killed.stderr)
+        }
+    };
+    let before = runs();
+    let ran = before.iter().filter(|runs| **runs == ["running"]).count();
+    assert!(ran >= 2, "{context}");
+    let recovered = scene.run(&["recover"], None);
+    assert_eq!(recovered.code(), 0, "{context}\n{}", recovered.stderr);
+    let after = runs();
+    for (before, after) in before.iter().zip(&after) {
+        if *before == ["running"] {
+            assert_eq!(
+                *after,
+                ["exception (worker-shutdown)", "pending (retry)"],
+                "{context}"
+            );
+        } else {
+            assert_eq!(before, after, "{context}");
+        }
+    }
+    scene.assert_nothing_left(&context);
+    let told = recovered.stdout.matches("resolved as worker-shutdown").count();
+    assert_eq!(told, ran, "{context}\n{}", recovered.stdout);
+
+    scene.place.file("go", "");
+    let number = ran.to_string();
+    let again = scene.run(&["run", "--capacity", "4", "--number-of-tasks", &number], None);
+    assert_eq!(again.code(), 0, "{context}\n{}", again.stderr);
+    for runs in runs() {
+        assert_eq!(runs.last().map(String::as_str), Some("completed"), "{context}");
+    }
+    scene.assert_nothing_left(&context);
+}
+
+#[test]
+fn a_worker_killed_with_several_tasks_leaves_nothing_of_any() {
+    several_killed_and_recovered(None);
+    for fault in [
+        "journal.lease.after:3:kill",
+        "task.Running:4:kill",
+        "task.reported:2:kill",
+        "journal.resolved.before:2:kill",
+        "journal.release.after:2:kill",
+    ] {
+        several_killed_and_recovered(Some(fault));
+    }
+}

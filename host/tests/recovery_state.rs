@@ -14,6 +14,8 @@ use recovery_support::{Mount, Scene, libraries, names_in, with_engine};
 use rusqlite::Connection;
 use support::cli::{Ended, Running, processes_with};
 use support::{library, patched};
+use tcw_host::queue::{Credentials, RunId, TaskId};
+use tcw_host::worker::journal::{ClaimRecord, Journal, JournalError};
 
 const LONG: Duration = Duration::from_secs(1200);
 
@@ -150,6 +152,34 @@ fn a_copy_is_refused_while_something_is_open_in_it() {
     );
     assert_eq!(scene.runs(), ["exception (worker-shutdown)", "pending (retry)"]);
     scene.assert_nothing_left("both are recovered");
+}
+
+/// As the snapshots of some file systems are: the number of the inode is the same, the file system is another.
+#[tokio::test]
+async fn a_snapshot_is_a_copy_as_long_as_the_original_is_there() {
+    let place = tempfile::tempdir().unwrap();
+    let (original, snapshot) = (place.path().join("original"), place.path().join("snapshot"));
+    let (Some(mounted), Some(_other)) = (Mount::small(&original, "4m"), Mount::small(&snapshot, "4m")) else {
+        return;
+    };
+    let inode = |path: &Path| std::os::unix::fs::MetadataExt::ino(&std::fs::metadata(path).unwrap());
+    assert_eq!(inode(&original), inode(&snapshot), "roots have one number");
+    let claim = ClaimRecord {
+        task_id: TaskId::random(),
+        run_id: RunId(0),
+        queue: "http://localhost".to_owned(),
+        credentials: Credentials::new("c", "secret"),
+    };
+    let journal = Journal::open(&original).unwrap();
+    journal.claimed(vec![claim.clone()]).await.unwrap();
+    drop(journal);
+    std::fs::copy(original.join("journal.sqlite"), snapshot.join("journal.sqlite")).unwrap();
+    let refused = Journal::open(&snapshot).map(drop);
+    assert!(matches!(refused, Err(JournalError::Copy { .. })), "{refused:?}");
+    // Renamed, or the file system mounted elsewhere.
+    drop(mounted);
+    let journal = Journal::open(&snapshot).unwrap();
+    assert_eq!(journal.open_claims().await.unwrap(), [claim]);
 }
 
 #[test]
@@ -570,6 +600,27 @@ fn a_claim_is_kept_while_the_queue_is_away_and_recover_says_so() {
         (none.code(), none.stdout.as_str()),
         (0, "{\"left\":0,\"messages\":[]}\n")
     );
+}
+
+/// As after a power cut that the worker comes back from first.
+#[test]
+#[ignore = "slow: tests/run.sh --full"]
+fn a_worker_that_is_started_before_its_queue_tells_it_when_it_is_there() {
+    let mut scene = with_a_killed_worker();
+    let root_url = scene.take_queue_away();
+    let worker = scene.start(&["run"], None);
+    worker.says("what was claimed stays in the journal");
+    worker.says("waiting for tasks");
+    scene.bring_queue_back(&root_url);
+    worker.says("run 0: resolved as worker-shutdown");
+    // Which is for this worker, too.
+    worker.says("claimed task_id");
+    scene.place.file("go", "");
+    worker.says("resolution=Completed");
+    worker.signal(rustix::process::Signal::TERM);
+    assert_eq!(worker.end().code(), 72);
+    assert_eq!(scene.runs(), ["exception (worker-shutdown)", "completed"]);
+    scene.assert_nothing_left("told later");
 }
 
 /// What is named in the journal and in environments has to mean the same for everybody.

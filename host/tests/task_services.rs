@@ -86,6 +86,10 @@ fn bench(root_url: &str) -> Bench {
 }
 
 fn open(state: &Path, root_url: &str, asked: &Arc<Asked>) -> Arc<dyn Services> {
+    shared(state, root_url, asked).for_library("vendor/lib")
+}
+
+fn shared(state: &Path, root_url: &str, asked: &Arc<Asked>) -> Arc<WorkerServices> {
     WorkerServices::new(WorkerServicesConfig {
         worker: WorkerInfo {
             root_url: root_url.to_owned(),
@@ -97,7 +101,6 @@ fn open(state: &Path, root_url: &str, asked: &Arc<Asked>) -> Arc<dyn Services> {
         control: Arc::clone(asked) as _,
     })
     .unwrap()
-    .for_library("vendor/lib")
 }
 
 async fn serve(router: Router) -> String {
@@ -460,4 +463,38 @@ async fn the_worker_learns_who_asks() {
         hook.err().map(|error| error.kind()),
         Some(ErrorKind::FeatureNotSupported)
     );
+}
+
+#[tokio::test]
+async fn requests_in_the_workers_name_are_signed_by_the_queues_clock() {
+    let router = Router::new().route(
+        "/api/{*rest}",
+        get(|headers: axum::http::HeaderMap| async move {
+            headers[axum::http::header::AUTHORIZATION]
+                .to_str()
+                .unwrap()
+                .to_owned()
+        }),
+    );
+    let root = serve(router).await;
+    let state = tempfile::tempdir().unwrap();
+    let shared = shared(state.path(), &root, &Arc::default());
+    let ahead = std::time::Duration::from_secs(3600);
+    shared.follow_clock(Arc::new(move || std::time::SystemTime::now() + ahead));
+    let now = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap();
+    // Fresh copies of the libraries have the same clock.
+    let renewed = shared.renewed(Arc::new(Asked::default())).unwrap();
+    for services in [shared, renewed] {
+        let artifact = FetchSource::Artifact {
+            task_id: "V1nBzC7kTu6h0wE8kU9sUg".to_owned(),
+            artifact: "public/a".to_owned(),
+        };
+        let fetched = services.for_library("vendor/lib").fetch(request(artifact)).await;
+        let header = text(fetched.unwrap());
+        let (_, time) = header.split_once("ts=\"").unwrap();
+        let time: u64 = time.split('"').next().unwrap().parse().unwrap();
+        assert!((3590..=3660).contains(&(time - now.as_secs())), "{header}");
+    }
 }

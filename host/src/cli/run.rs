@@ -15,7 +15,7 @@ use super::{logging, start};
 use crate::config::Config;
 use crate::queue::{Queue, format_time};
 use crate::worker::status::{self, Board};
-use crate::worker::{Exit, Stop, WorkerOptions, recover};
+use crate::worker::{Exit, Stop, WorkerOptions, recover, recover_later};
 
 /// How long the embedded queue may take to end. What it has answered is written down by then.
 const STOPPING: Duration = Duration::from_secs(10);
@@ -85,6 +85,9 @@ async fn work(config: &Config) -> Result<Exit, Failure> {
         );
     }
     let (told, stops) = watch::channel(None);
+    let (journal, queue) = (parts.journal.clone(), Arc::clone(&connected.client));
+    let later_name = queue_name.clone();
+    let later = recover_later(&journal, queue.as_ref(), &later_name, recovery.left_claims);
     let generations = Generations {
         config,
         pool: connected.pool,
@@ -119,6 +122,7 @@ async fn work(config: &Config) -> Result<Exit, Failure> {
     };
     tokio::select! {
         exit = work => exit,
+        never = later => never,
         never = stop_on_signals(signals, &told) => never,
     }
 }

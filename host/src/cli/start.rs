@@ -287,9 +287,11 @@ impl Parts {
             ca_certificates: ca_certificates(config)?,
             ..ClientConfig::new(located.root_url, Some(located.credentials)).with_worker(identity)
         };
-        let client = QueueClient::new(client)?;
+        let client = Arc::new(QueueClient::new(client)?);
+        let clock = Arc::clone(&client);
+        self.services.follow_clock(Arc::new(move || clock.now()));
         Ok(Connected {
-            client: Arc::new(client),
+            client,
             embedded: located.embedded,
             pool,
         })

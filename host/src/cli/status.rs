@@ -50,9 +50,6 @@ fn in_words(answer: &Value) -> String {
         text(&answer["engine"]),
         answer["capacity"],
     );
-    if let Some(reason) = answer["paused"].as_str() {
-        out.push_str(&format!("claiming is paused: {reason}\n"));
-    }
     out.push_str("libraries\n");
     for library in answer["libraries"].as_array().into_iter().flatten() {
         let sha256 = text(&library["sha256"]);

@@ -161,6 +161,12 @@ impl QueueClient {
         Ok(())
     }
 
+    /// The time by the queue's clock, as far as is known.
+    #[must_use]
+    pub fn now(&self) -> SystemTime {
+        self.shared.transport.clock.now()
+    }
+
     /// Fetches a URL that needs no signature, such as that of an artifact, wherever it leads.
     ///
     /// # Errors
@@ -454,6 +460,7 @@ impl Queue for QueueClient {
         for claim in answer.tasks {
             match serde_json::from_str::<Claim>(claim.get()) {
                 Ok(mut claim) => {
+                    claim.clock_ahead = transport.clock.ahead();
                     claim.taken_until = transport.clock.here(claim.taken_until);
                     claims.push(claim);
                 }

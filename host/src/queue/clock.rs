@@ -35,14 +35,19 @@ impl Clock {
         if ahead < 0 { here - by } else { here + by }
     }
 
-    /// A time of the queue's as this machine's clock will say it.
-    pub(super) fn here(&self, there: DateTime<Utc>) -> DateTime<Utc> {
-        there - TimeDelta::seconds(self.ahead.load(Ordering::Relaxed))
+    /// By how much the queue is ahead, as far as is known.
+    pub(super) fn ahead(&self) -> TimeDelta {
+        TimeDelta::seconds(self.ahead.load(Ordering::Relaxed))
     }
 
-    /// Looks at the time in an answer. True if the clocks have turned out to differ by something else than was known:
+    /// A time of the queue's as this machine's clock will say it.
+    pub(super) fn here(&self, there: DateTime<Utc>) -> DateTime<Utc> {
+        there.checked_sub_signed(self.ahead()).unwrap_or(there)
+    }
+
+    /// Looks at the time in an answer, which came `after` the request. True if the clocks have turned out to differ by something else than was known:
     /// then what was refused may be right now.
-    pub(super) fn learn(&self, headers: &HeaderMap) -> bool {
+    pub(super) fn learn(&self, headers: &HeaderMap, after: Duration) -> bool {
         // What a cache on the way has kept says when it was kept.
         if headers.contains_key(AGE) {
             return false;
@@ -53,12 +58,17 @@ impl Clock {
         else {
             return false;
         };
-        let ahead = (there - DateTime::<Utc>::from((self.now)())).num_seconds();
-        let ahead = if ahead.abs() <= TOLERANCE { 0 } else { ahead };
+        // The answer may have been on its way for all that time, so that the difference is between these two.
+        let least = (there - DateTime::<Utc>::from((self.now)())).num_seconds();
+        let most = least.saturating_add_unsigned(after.as_secs());
+        let fits = |ahead: i64| (least - TOLERANCE..=most + TOLERANCE).contains(&ahead);
         let before = self.ahead.load(Ordering::Relaxed);
-        if (ahead - before).abs() <= TOLERANCE && (ahead == 0) == (before == 0) {
+        // An answer that came at once may also say that the clock was set right, by little.
+        let set_right = fits(0) && (before == 0 || most - least <= 1);
+        if fits(before) && (before == 0 || !set_right) {
             return false;
         }
+        let ahead = if fits(0) { 0 } else { 0.clamp(least, most) };
         if ahead.abs() > MOST {
             tracing::warn!("{}", explain(ahead));
             return false;
@@ -129,14 +139,18 @@ mod tests {
             (200_000, false),
         ] {
             let clock = Clock::new(SystemTime::now);
-            assert_eq!(clock.learn(&dated(difference)), believed, "{difference}");
+            assert_eq!(
+                clock.learn(&dated(difference), Duration::ZERO),
+                believed,
+                "{difference}"
+            );
             let found = ahead(&clock);
             assert!(
                 (found - if believed { difference } else { 0 }).abs() <= 2,
                 "{found}"
             );
             // The same again is no news.
-            assert!(!clock.learn(&dated(difference)));
+            assert!(!clock.learn(&dated(difference), Duration::ZERO));
             let until = Utc::now() + TimeDelta::seconds(100);
             assert!(((until - clock.here(until)).num_seconds() - found).abs() <= 2);
         }
@@ -145,8 +159,8 @@ mod tests {
     #[test]
     fn a_clock_that_is_set_right_is_noticed() {
         let clock = Clock::new(SystemTime::now);
-        assert!(clock.learn(&dated(900)));
-        assert!(clock.learn(&dated(0)));
+        assert!(clock.learn(&dated(900), Duration::ZERO));
+        assert!(clock.learn(&dated(0), Duration::ZERO));
         assert_eq!(ahead(&clock), 0);
     }
 
@@ -157,9 +171,28 @@ mod tests {
         cached.insert(AGE, "60".parse().unwrap());
         let nonsense = HeaderMap::from_iter([(DATE, "yesterday".parse().unwrap())]);
         for headers in [cached, nonsense, HeaderMap::new()] {
-            assert!(!clock.learn(&headers), "{headers:?}");
+            assert!(!clock.learn(&headers, Duration::ZERO), "{headers:?}");
         }
         assert_eq!(ahead(&clock), 0);
+    }
+
+    #[test]
+    fn an_answer_that_was_long_on_its_way_says_nothing_against_the_clock() {
+        let clock = Clock::new(SystemTime::now);
+        // Written at the beginning of the minute that it took.
+        assert!(!clock.learn(&dated(-58), Duration::from_secs(60)));
+        assert_eq!(ahead(&clock), 0);
+        // It cannot have been on its way for ten minutes, nor come from the future.
+        assert!(clock.learn(&dated(-600), Duration::from_secs(60)));
+        assert!((ahead(&clock) + 540).abs() <= 2, "{}", ahead(&clock));
+        // That may be the same difference, or more.
+        assert!(!clock.learn(&dated(-550), Duration::from_secs(20)));
+        assert!(clock.learn(&dated(600), Duration::from_secs(60)));
+        assert!((ahead(&clock) - 600).abs() <= 2, "{}", ahead(&clock));
+        // A poll does not make a small difference come and go.
+        assert!(clock.learn(&dated(-45), Duration::ZERO));
+        assert!(!clock.learn(&dated(-45), Duration::from_secs(20)));
+        assert!((ahead(&clock) + 45).abs() <= 2, "{}", ahead(&clock));
     }
 
     #[test]

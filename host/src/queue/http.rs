@@ -205,10 +205,11 @@ impl Transport {
         let mut clock_was_wrong = false;
         loop {
             attempts += 1;
+            let asked_at = Instant::now();
             // Asked anew for each attempt: the credentials may have been replaced while waiting.
             let (error, asked) = match self.attempt(call, signer().as_deref(), policy.timeout).await? {
                 Ok((status, headers, body)) if status.is_success() || status.is_redirection() => {
-                    self.clock.learn(&headers);
+                    self.clock.learn(&headers, asked_at.elapsed());
                     match read(Answer {
                         status,
                         headers,
@@ -221,7 +222,7 @@ impl Transport {
                 Ok((status, headers, body)) => {
                     let mut failure = Failure::of_answer(status, &headers, &body);
                     if status == StatusCode::UNAUTHORIZED {
-                        let learnt = self.clock.learn(&headers);
+                        let learnt = self.clock.learn(&headers, asked_at.elapsed());
                         // Nothing was done, so nothing is done twice; but who must not try again does not.
                         if learnt && !clock_was_wrong && policy.attempts > 1 {
                             clock_was_wrong = true;

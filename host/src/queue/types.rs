@@ -1,6 +1,6 @@
 //! What goes over the wire: tasks, their status, claims, artifacts. Field names are those of the published schemas.
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -24,9 +24,20 @@ pub struct Claim {
     pub task: TaskDefinition,
     /// Temporary credentials for this run, ending at `taken_until`.
     pub credentials: Credentials,
+    /// By how much the queue's clock is ahead of this machine's: what the task says is by the queue's.
+    #[serde(skip)]
+    pub clock_ahead: TimeDelta,
 }
 
 impl Claim {
+    /// The task's deadline, as this machine's clock will say it.
+    #[must_use]
+    pub fn deadline(&self) -> DateTime<Utc> {
+        // A deadline at the end of all times stays there.
+        let here = self.task.deadline.checked_sub_signed(self.clock_ahead);
+        here.unwrap_or(self.task.deadline)
+    }
+
     /// The id of the claimed task.
     #[must_use]
     pub fn task_id(&self) -> &TaskId {

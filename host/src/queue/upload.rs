@@ -49,7 +49,7 @@ pub enum UploadBody {
     /// From whatever this opens, once for each attempt.
     Reopen(Box<dyn FnMut() -> io::Result<Reader> + Send>),
     /// From pieces that this begins to read, once for each attempt.
-    Pieces(Box<dyn FnMut() -> Pieces + Send>),
+    Pieces(Arc<dyn Fn() -> Pieces + Send + Sync>),
     /// From something that can be read once only, so that there is one attempt only.
     Once(Reader),
 }
@@ -59,6 +59,19 @@ pub type Pieces = mpsc::Receiver<io::Result<Bytes>>;
 
 /// A source of bytes.
 pub type Reader = Pin<Box<dyn AsyncRead + Send>>;
+
+impl UploadBody {
+    /// The same bytes for another upload, if they can be had again.
+    #[must_use]
+    pub fn again(&self) -> Option<Self> {
+        match self {
+            Self::Bytes(bytes) => Some(Self::Bytes(bytes.clone())),
+            Self::File(file) => Some(Self::File(Arc::clone(file))),
+            Self::Pieces(begin) => Some(Self::Pieces(Arc::clone(begin))),
+            Self::Reopen(_) | Self::Once(_) => None,
+        }
+    }
+}
 
 impl std::fmt::Debug for UploadBody {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -254,7 +267,7 @@ impl Source {
                 *body = Some(UploadBody::File(Arc::clone(&file)));
                 Ok(Self::Pieces(read_ahead(file, 0, |_| ())))
             }
-            Some(UploadBody::Pieces(mut begin)) => {
+            Some(UploadBody::Pieces(begin)) => {
                 let pieces = begin();
                 *body = Some(UploadBody::Pieces(begin));
                 Ok(Self::Pieces(pieces))

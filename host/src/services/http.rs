@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use base64::Engine as _;
@@ -51,10 +51,17 @@ impl SignedHttp for TaskSigned {
 /// Answers the worker's credentials of the moment: they are replaced while it runs.
 pub type CredentialsSource = Arc<dyn Fn() -> Option<Credentials> + Send + Sync>;
 
+/// What the queue's clock says now. Signatures are made by it: this machine's may be wrong.
+pub type Now = Arc<dyn Fn() -> SystemTime + Send + Sync>;
+
+/// The clock to sign by, as soon as there is one; this machine's until then.
+pub(super) type SigningClock = Arc<OnceLock<Now>>;
+
 /// Requests in the name of the worker.
 pub struct WorkerSigned {
     http: Clients,
     credentials: CredentialsSource,
+    clock: SigningClock,
 }
 
 #[async_trait]
@@ -64,7 +71,8 @@ impl SignedHttp for WorkerSigned {
         let mut request = http.request(method.clone(), url.clone()).headers(headers);
         // Without credentials the worker is anonymous, which is enough for what is public.
         if let Some(credentials) = (self.credentials)() {
-            request = request.header(AUTHORIZATION, authorization(&credentials, &method, &url)?);
+            let now = self.clock.get().map_or_else(SystemTime::now, |now| now());
+            request = request.header(AUTHORIZATION, authorization(&credentials, &method, &url, now)?);
         }
         request.body(body).send().await.map_err(no_answer)
     }
@@ -95,10 +103,18 @@ impl Http {
             worker: WorkerSigned {
                 http: Clients::new(Policy::none, ca_certificates)?,
                 credentials,
+                clock: SigningClock::default(),
             },
             scratch,
             longest: LONGEST,
         })
+    }
+
+    /// Signs requests in the worker's name by this clock.
+    #[must_use]
+    pub(super) fn by(mut self, clock: SigningClock) -> Self {
+        self.worker.clock = clock;
+        self
     }
 
     /// Refuses answers with bodies of more than so many bytes.
@@ -222,7 +238,12 @@ async fn body(handle: Handle, headers: &mut HeaderMap) -> Result<Body> {
 }
 
 /// The value of the `Authorization` header. Bodies are not hashed: they may be streams, and services do not ask for it.
-fn authorization(credentials: &Credentials, method: &Method, url: &Url) -> Result<HeaderValue> {
+fn authorization(
+    credentials: &Credentials,
+    method: &Method,
+    url: &Url,
+    now: SystemTime,
+) -> Result<HeaderValue> {
     let failed = |error: &dyn std::fmt::Display| {
         Error::internal(format!(
             "a request in the worker's name cannot be signed: {error}"
@@ -246,7 +267,7 @@ fn authorization(credentials: &Credentials, method: &Method, url: &Url) -> Resul
         .map_err(|error| failed(&error))?
         .ext(ext.as_deref())
         .request()
-        .make_header(&hawk)
+        .make_header_full(&hawk, now, slugid::v4())
         .map_err(|error| failed(&error))?;
     let mut value = HeaderValue::from_str(&format!("Hawk {header}")).map_err(|error| failed(&error))?;
     value.set_sensitive(true);

@@ -16,7 +16,7 @@ use tcw_abi::services::{
 use tcw_abi::{Error, Result};
 
 use super::fetch::Fetcher;
-use super::http::{CredentialsSource, Http};
+use super::http::{CredentialsSource, Http, Now, SigningClock};
 
 /// Where leases are written down, before the resource is made. The worker's journal implements it.
 #[async_trait]
@@ -67,6 +67,7 @@ pub struct WorkerServices {
     pub(super) http: Http,
     pub(super) fetcher: Fetcher,
     credentials: CredentialsSource,
+    clock: SigningClock,
     ca_certificates: Vec<reqwest::Certificate>,
     leases: Arc<dyn LeaseStore>,
     control: Arc<dyn WorkerControl>,
@@ -87,12 +88,15 @@ impl WorkerServices {
         let temporary = config.state.join("tmp");
         private_folder(&config.state)?;
         sweep(&temporary)?;
+        let clock = SigningClock::default();
         Ok(Arc::new(WorkerServices {
             http: Http::trusting(
                 Arc::clone(&config.credentials),
                 temporary.clone(),
                 &ca_certificates,
-            )?,
+            )?
+            .by(Arc::clone(&clock)),
+            clock,
             ca_certificates,
             credentials: config.credentials,
             fetcher: Fetcher::new(&config.worker.root_url),
@@ -115,13 +119,20 @@ impl WorkerServices {
                 Arc::clone(&self.credentials),
                 self.temporary.clone(),
                 &self.ca_certificates,
-            )?,
+            )?
+            .by(Arc::clone(&self.clock)),
+            clock: Arc::clone(&self.clock),
             ca_certificates: self.ca_certificates.clone(),
             fetcher: Fetcher::new(&self.worker.root_url),
             credentials: Arc::clone(&self.credentials),
             leases: Arc::clone(&self.leases),
             control,
         }))
+    }
+
+    /// From now on requests in the worker's name are signed by this clock. The first one stays.
+    pub fn follow_clock(&self, now: Now) {
+        let _ = self.clock.set(now);
     }
 
     /// One library's view.

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Instant;
 
 use rand::Rng as _;
@@ -36,6 +36,7 @@ pub(super) struct Task {
     findings: Mutex<Findings>,
     views: Mutex<Vec<(String, Weak<dyn TaskContext>)>>,
     log_ended: AtomicBool,
+    told: OnceLock<(Resolution, bool)>,
 }
 
 /// What the report will say beside the resolution.
@@ -109,6 +110,7 @@ impl Task {
             findings: Mutex::default(),
             views: Mutex::default(),
             log_ended: AtomicBool::new(false),
+            told: OnceLock::new(),
         }
     }
 
@@ -273,7 +275,17 @@ impl Task {
     ///
     /// A queue that is away is asked again for as long as there is a claim, which is renewed meanwhile; when the worker
     /// shuts down, for a short time only.
+    ///
+    /// What was told stands, also if the host panics after that and would tell something else.
     pub(super) async fn tell_queue(&self, resolution: Resolution) -> (Resolution, bool) {
+        if let Some(told) = self.told.get() {
+            return *told;
+        }
+        let told = self.tell(resolution).await;
+        *self.told.get_or_init(|| told)
+    }
+
+    async fn tell(&self, resolution: Resolution) -> (Resolution, bool) {
         if self.control.is_resolved_elsewhere() {
             return (Resolution::ResolvedElsewhere, false);
         }

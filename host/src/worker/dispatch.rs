@@ -1,6 +1,6 @@
 //! The dispatcher: one ordered stream of events, and the truth about what runs.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -68,8 +68,8 @@ struct State {
     giving_back: JoinSet<()>,
     /// Plugins that are told something; each answers its library if that turned out to be unhealthy.
     telling: JoinSet<Option<String>>,
-    /// What the tasks that clean up have already meant for the worker.
-    applied: HashMap<Key, WorkerEffect>,
+    /// What tasks have already meant for the worker.
+    applied: Applied,
     poll: Option<JoinHandle<Poll>>,
     statuses: Option<JoinHandle<Result<Vec<TaskStatus>, QueueError>>>,
     /// Not before this is anything claimed again.
@@ -85,6 +85,24 @@ struct State {
     /// Claiming waits for clean-ups.
     lagging: bool,
     fatal: Option<Exit>,
+}
+
+/// What a task's end has meant for the worker. It is looked at twice, when the task is resolved and when it is cleaned
+/// up, in either order: writing down that it is resolved can take longer than cleaning up.
+#[derive(Default)]
+struct Applied(HashMap<Key, WorkerEffect>);
+
+impl Applied {
+    /// What counted at the first look; nothing is remembered after the second.
+    fn before(&mut self, key: &Key, effect: WorkerEffect) -> WorkerEffect {
+        match self.0.remove(key) {
+            Some(before) => before,
+            None => {
+                self.0.insert(key.clone(), effect);
+                WorkerEffect::None
+            }
+        }
+    }
 }
 
 /// How an attempt to claim ended.
@@ -155,7 +173,7 @@ impl Worker {
             cleaning: JoinSet::new(),
             giving_back: JoinSet::new(),
             telling: JoinSet::new(),
-            applied: HashMap::new(),
+            applied: Applied::default(),
             poll: None,
             statuses: None,
             not_before: None,
@@ -418,7 +436,19 @@ impl Worker {
     }
 
     /// Writes the claims down, then starts them; when the worker is stopping, only to resolve them.
-    async fn start(&self, state: &mut State, claims: Vec<Claim>) {
+    async fn start(&self, state: &mut State, mut claims: Vec<Claim>) {
+        // A run is claimed once. An answer that came twice must not start what runs here a second time.
+        let mut known: HashSet<Key> = state.running.keys().cloned().collect();
+        claims.retain(|claim| {
+            let new = known.insert((claim.task_id().clone(), claim.run_id));
+            if !new {
+                tracing::warn!(task_id = %claim.task_id(), run_id = claim.run_id.0, "the queue has given out a run twice");
+            }
+            new
+        });
+        if claims.is_empty() {
+            return;
+        }
         self.board.count(claims.len() as u64);
         let records = claims.iter().map(|claim| ClaimRecord {
             task_id: claim.task_id().clone(),
@@ -525,8 +555,8 @@ impl Worker {
             self.report_non_fatal(state);
             return;
         };
-        state.applied.insert(key.clone(), report.effect);
-        self.apply(state, &key, &report, WorkerEffect::None);
+        let before = state.applied.before(&key, report.effect);
+        self.apply(state, &key, &report, before);
     }
 
     /// A task has cleaned up, and what went wrong in that counts too.
@@ -535,8 +565,12 @@ impl Worker {
         state: &mut State,
         cleaned: Result<(Key, Result<TaskReport, tokio::task::JoinError>), tokio::task::JoinError>,
     ) {
-        let Ok((key, Ok(report))) = cleaned else { return };
-        let before = state.applied.remove(&key).unwrap_or_default();
+        let Ok((key, ended)) = cleaned else { return };
+        let Ok(report) = ended else {
+            state.applied.0.remove(&key);
+            return;
+        };
+        let before = state.applied.before(&key, report.effect);
         self.apply(state, &key, &report, before);
     }
 
@@ -756,5 +790,27 @@ async fn wait<T>(call: &mut Option<JoinHandle<T>>) -> Result<T, tokio::task::Joi
             result
         }
         None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_task_has_meant_counts_once_and_is_forgotten_whichever_end_comes_first() {
+        let mut applied = Applied::default();
+        let key = (TaskId::random(), RunId(0));
+        // Resolved, and then its clean-up fails.
+        assert_eq!(applied.before(&key, WorkerEffect::None), WorkerEffect::None);
+        assert_eq!(applied.before(&key, WorkerEffect::NonFatal), WorkerEffect::None);
+        assert!(applied.0.is_empty());
+        // Cleaned up before it is written down that it is resolved.
+        assert_eq!(applied.before(&key, WorkerEffect::NonFatal), WorkerEffect::None);
+        assert_eq!(
+            applied.before(&key, WorkerEffect::NonFatal),
+            WorkerEffect::NonFatal
+        );
+        assert!(applied.0.is_empty());
     }
 }

@@ -17,4 +17,4 @@ mod supervise;
 pub use control::{Command, Commands, Control, Stop};
 pub use dispatch::Worker;
 pub use options::{EMBEDDED, Exit, WorkerOptions};
-pub use recovery::{Recovery, StoredEngines, Undoers, recover, recover_leases};
+pub use recovery::{Recovery, StoredEngines, Undoers, recover, recover_later, recover_leases};

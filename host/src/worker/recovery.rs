@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use rand::Rng as _;
 use tcw_abi::engine::{Engine, LeaseRecord, RecoveryReport, feature};
 
 use super::journal::{ClaimRecord, Journal, JournalError, OwnedLease};
@@ -19,13 +20,18 @@ const RECOVERY: Duration = Duration::from_secs(10 * 60);
 /// How long an engine that was loaded only for this may take for its last call.
 const DISPOSAL: Duration = Duration::from_secs(30);
 
+/// Between two attempts to tell a queue that was away at the start.
+const LATER: Duration = Duration::from_secs(15);
+
 /// What was found and what was done about it.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Recovery {
     /// A line each, for the operator.
     pub messages: Vec<String>,
     /// Claims and leases that are still open: they are tried again at the next start.
     pub left: usize,
+    /// Those of them that are claims.
+    pub left_claims: Vec<ClaimRecord>,
 }
 
 /// Engines of libraries that are not loaded, but that an earlier process has left in the store.
@@ -59,10 +65,26 @@ pub async fn recover(
     let mut recovery = recover_leases(journal, undoers).await?;
     recovery.sweep(undoers).await;
     fault_point!("recovery.leases.done");
+    let claims = journal.open_claims().await?;
+    recovery.left_claims = resolve_claims(journal, queue, queue_name, claims, &mut recovery.messages).await?;
+    recovery.left += recovery.left_claims.len();
+    fault_point!("recovery.done");
+    Ok(recovery)
+}
+
+/// Tells the queue about claims of a process that is gone; what was done is added to `messages`. Answers those that have
+/// to be told later.
+async fn resolve_claims(
+    journal: &Journal,
+    queue: &dyn Queue,
+    queue_name: &str,
+    claims: Vec<ClaimRecord>,
+    messages: &mut Vec<String>,
+) -> Result<Vec<ClaimRecord>, JournalError> {
+    let mut left = Vec::new();
     let mut away = None;
-    for claim in journal.open_claims().await? {
+    for claim in claims {
         let name = format!("task {} run {}", claim.task_id, claim.run_id.0);
-        let (task, run) = (claim.task_id.clone(), claim.run_id);
         let told = if claim.queue != queue_name {
             // The worker was pointed elsewhere since: the claim expires there.
             Ok(format!(
@@ -72,7 +94,7 @@ pub async fn recover(
         } else if let Some(error) = &away {
             Err(format!("{error}; what was claimed stays in the journal"))
         } else {
-            match resolve(queue, claim).await {
+            match resolve(queue, claim.clone()).await {
                 Ok(told) => Ok(told),
                 Err(error) => {
                     let text = error.to_string();
@@ -84,18 +106,45 @@ pub async fn recover(
         };
         match told {
             Ok(told) => {
-                recovery.messages.push(format!("{name}: {told}"));
+                messages.push(format!("{name}: {told}"));
                 fault_point!("recovery.claim.told");
-                journal.resolved(task, run).await?;
+                journal.resolved(claim.task_id, claim.run_id).await?;
             }
             Err(error) => {
-                recovery.left += 1;
-                recovery.messages.push(format!("{name}: {error}"));
+                messages.push(format!("{name}: {error}"));
+                left.push(claim);
             }
         }
     }
-    fault_point!("recovery.done");
-    Ok(recovery)
+    Ok(left)
+}
+
+/// Goes on telling the queue about claims that [`recover`] could not tell it about, while the worker works: it may only
+/// have been started before its queue. Never returns.
+pub async fn recover_later<T>(
+    journal: &Journal,
+    queue: &dyn Queue,
+    queue_name: &str,
+    mut claims: Vec<ClaimRecord>,
+) -> T {
+    while !claims.is_empty() {
+        tokio::time::sleep(LATER.mul_f64(rand::rng().random_range(0.5..=1.0))).await;
+        let (mut messages, before) = (Vec::new(), claims.len());
+        match resolve_claims(journal, queue, queue_name, claims.clone(), &mut messages).await {
+            Ok(left) => claims = left,
+            Err(error) => {
+                tracing::error!(%error, "what an earlier process has left cannot be looked after any more");
+                break;
+            }
+        }
+        // That the queue is still away is no news.
+        if claims.len() < before {
+            for message in messages {
+                tracing::warn!("left by an earlier process: {message}");
+            }
+        }
+    }
+    std::future::pending().await
 }
 
 async fn resolve(queue: &dyn Queue, claim: ClaimRecord) -> Result<String, QueueError> {

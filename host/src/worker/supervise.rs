@@ -28,7 +28,7 @@ pub(super) async fn keep_claim(
     let mut outage = Outage::default();
     let resolved = control.resolved();
     tokio::pin!(resolved);
-    let deadline = tokio::time::sleep(until(claim.task.deadline));
+    let deadline = tokio::time::sleep(until(claim.deadline()));
     tokio::pin!(deadline);
     let mut past_deadline = false;
     let mut lost = false;
@@ -51,12 +51,19 @@ pub(super) async fn keep_claim(
                         failures = 0;
                         outage.ended();
                         taken_until = reclaimed.taken_until;
-                        wait = before_expiry(taken_until);
-                        let written =
-                            journal.reclaimed(claim.task_id().clone(), claim.run_id, reclaimed.credentials).await;
-                        if let Err(error) = written {
-                            tracing::error!(task_id = %claim.task_id(), %error, "new credentials are not written down");
+                        // A disk that stands still must not cost the claim: the journal has it written down later.
+                        let written = tokio::time::timeout(
+                            third_of(taken_until),
+                            journal.reclaimed(claim.task_id().clone(), claim.run_id, reclaimed.credentials),
+                        );
+                        let failure = match written.await {
+                            Ok(written) => written.err().map(|error| error.to_string()),
+                            Err(_) => Some("the journal stands still".to_owned()),
+                        };
+                        if let Some(error) = failure {
+                            tracing::error!(task_id = %claim.task_id(), error, "new credentials are not written down");
                         }
+                        wait = before_expiry(taken_until);
                     }
                     // It may be our own report that has ended the run, its answer lost. What the queue says to the next
                     // attempt at it decides; there is no claim any more, so its time is the bound for that.
@@ -84,12 +91,7 @@ pub(super) async fn keep_claim(
 
 /// Renews the claim within a third of the time that it has left: one request that hangs must not cost it.
 async fn renew(queue: &dyn TaskQueue, taken_until: DateTime<Utc>) -> Result<Reclaimed, QueueError> {
-    let left = until(taken_until);
-    let bound = if left.is_zero() {
-        LEAST_BOUND
-    } else {
-        (left / 3).max(Duration::from_secs(1))
-    };
+    let bound = third_of(taken_until);
     match tokio::time::timeout(bound, queue.reclaim()).await {
         Ok(outcome) => outcome,
         Err(_) => Err(QueueError::Unavailable {
@@ -100,10 +102,20 @@ async fn renew(queue: &dyn TaskQueue, taken_until: DateTime<Utc>) -> Result<Recl
     }
 }
 
+/// A third of the time that is left of a claim, at least a second; a little more when there is none.
+fn third_of(taken_until: DateTime<Utc>) -> Duration {
+    let left = until(taken_until);
+    if left.is_zero() {
+        LEAST_BOUND
+    } else {
+        (left / 3).max(Duration::from_secs(1))
+    }
+}
+
 /// A conflict means that the run was resolved by somebody else; whether by its deadline can be told here.
 fn why(error: &QueueError, claim: &Claim) -> TaskEvent {
     match error {
-        QueueError::Conflict { .. } if Utc::now() >= claim.task.deadline => TaskEvent::Deadline,
+        QueueError::Conflict { .. } if Utc::now() >= claim.deadline() => TaskEvent::Deadline,
         QueueError::Conflict { .. } => TaskEvent::Cancelled,
         _ => TaskEvent::ClaimLost,
     }
@@ -299,6 +311,28 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn the_deadline_is_the_one_by_the_queues_clock() {
+        let directory = tempfile::tempdir().unwrap();
+        let journal = Journal::open(directory.path()).unwrap();
+        // By this machine's clock it has passed half an hour ago, or is half an hour away; by the queue's not.
+        for (minutes, passed) in [(-90, false), (90, true)] {
+            let mut claim = claim(600);
+            claim.task.deadline = Utc::now() + chrono::Duration::minutes(minutes / 3);
+            claim.clock_ahead = chrono::TimeDelta::minutes(minutes);
+            let (control, receiver) = task_control();
+            let queue = Scripted::default();
+            let keeping = keep_claim(claim, &queue, control, &journal);
+            tokio::select! {
+                biased;
+                _ = keeping => panic!("nobody has resolved the task"),
+                () = tokio::time::sleep(Duration::from_millis(50)) => {}
+            }
+            let expected = passed.then_some(TaskEvent::Deadline);
+            assert_eq!(receiver.event(), expected, "{minutes}");
+        }
+    }
+
+    #[tokio::test]
     async fn a_queue_that_is_away_is_asked_until_the_claim_ends_and_one_that_is_back_keeps_it() {
         // Away twice, then back; then away for good.
         let mut says = vec![Err(away()), Err(away()), Ok(reclaimed(8))];
@@ -318,6 +352,35 @@ mod tests {
         let (event, asked) = kept_by(silent, 3).await;
         assert_eq!(event, Some(TaskEvent::ClaimLost));
         assert!((1..5).contains(&asked), "it was asked {asked} times");
+    }
+
+    #[tokio::test]
+    async fn a_journal_that_stands_still_does_not_keep_a_claim_from_being_renewed() {
+        let directory = tempfile::tempdir().unwrap();
+        let journal = Journal::open(directory.path()).unwrap();
+        let (go_on, still) = std::sync::mpsc::channel::<()>();
+        let standing = journal.run(move |_| {
+            let _ = still.recv();
+            Ok(())
+        });
+        let queue = Scripted {
+            says: Mutex::new([Ok(reclaimed(4)), Ok(reclaimed(4))].into()),
+            ..Scripted::default()
+        };
+        let (control, receiver) = task_control();
+        let asked = async {
+            while receiver.event().is_none() {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        tokio::select! {
+            _ = keep_claim(claim(2), &queue, control, &journal) => panic!("nobody has resolved the task"),
+            _ = standing => panic!("it stands still"),
+            () = asked => {}
+            () = tokio::time::sleep(Duration::from_secs(60)) => panic!("the claim is not renewed"),
+        }
+        assert_eq!(queue.asked.load(Ordering::SeqCst), 3);
+        drop(go_on);
     }
 
     #[tokio::test]

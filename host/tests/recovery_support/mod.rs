@@ -181,6 +181,33 @@ impl Scene {
     }
 
     pub(crate) fn submit_payload(&self, payload: &Value) {
+        self.submit_as(&self.task, payload);
+    }
+
+    /// Puts so many tasks more into the queue: the one with number N makes the file `running-N`, and runs until there is a
+    /// file `go` or `go-N`.
+    pub(crate) fn submit_several(&self, count: usize) -> Vec<TaskId> {
+        let go = self.place.path("go");
+        let submit = |number: usize| {
+            let task = TaskId::random();
+            let running = self.place.path(&format!("running-{number}"));
+            let script = format!(
+                "sleep {} & touch {running}
+                while [ -e {running} ] && [ ! -e {go} ] && [ ! -e {go}-{number} ]; do sleep 0.02; done",
+                self.mark,
+                go = go.display(),
+                running = running.display(),
+            );
+            self.submit_as(
+                &task,
+                &json!({"maxRunTime": 600, "command": [["/bin/sh", "-c", script]]}),
+            );
+            task
+        };
+        (0..count).map(submit).collect()
+    }
+
+    fn submit_as(&self, task: &TaskId, payload: &Value) {
         let now = chrono::Utc::now();
         let definition = json!({
             "taskQueueId": "local/native",
@@ -189,7 +216,7 @@ impl Scene {
             "payload": payload,
             "metadata": {"name": "n", "description": "d", "owner": "o@example.com", "source": "https://example.com"},
         });
-        self.ask(async |client| client.create_task(&self.task, &definition).await)
+        self.ask(async |client| client.create_task(task, &definition).await)
             .unwrap();
     }
 
@@ -261,7 +288,11 @@ impl Scene {
 
     /// The runs of the task as `state (reason)`; those that the queue has made by itself say why.
     pub(crate) fn runs(&self) -> Vec<String> {
-        let status = self.ask(async |client| client.status(&self.task).await).unwrap();
+        self.runs_of(&self.task)
+    }
+
+    pub(crate) fn runs_of(&self, task: &TaskId) -> Vec<String> {
+        let status = self.ask(async |client| client.status(task).await).unwrap();
         status
             .runs
             .iter()

@@ -499,7 +499,7 @@ impl TaskQueue for FakeQueue {
                 (&*file).read_to_end(&mut bytes).unwrap();
             }
             UploadBody::Reopen(mut open) => drop(open().unwrap().read_to_end(&mut bytes).await.unwrap()),
-            UploadBody::Pieces(mut begin) => {
+            UploadBody::Pieces(begin) => {
                 let mut pieces = begin();
                 while let Some(piece) = pieces.recv().await {
                     bytes.extend_from_slice(&piece.unwrap());

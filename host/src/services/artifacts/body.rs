@@ -140,7 +140,7 @@ pub(super) fn prepare(
     let hash = Arc::new(Mutex::new(Sha256::new()));
     let body = {
         let (file, hash) = (Arc::clone(&file), Arc::clone(&hash));
-        UploadBody::Pieces(Box::new(move || {
+        UploadBody::Pieces(Arc::new(move || {
             let (hash, mut hashing) = (Arc::clone(&hash), Sha256::new());
             // Each attempt hashes from the beginning, and the one that gets to the end has the hash.
             queue::read_ahead(Arc::clone(&file), position, move |piece| {

@@ -24,6 +24,9 @@ const MESSAGE: usize = 4096;
 /// using services meanwhile, so no deadline of a hook would end it.
 const STALL: Duration = Duration::from_secs(120);
 
+/// So many URLs are asked for to upload one artifact to.
+const URLS: u32 = 3;
+
 /// The artifacts of one task.
 pub struct Artifacts {
     queue: Arc<dyn TaskQueue>,
@@ -68,31 +71,28 @@ impl Artifacts {
             content_length: Some(prepared.stored_length),
             expires,
         };
-        let created = self
-            .queue
-            .create_artifact(&name, &request)
-            .await
-            .map_err(|error| refused(&name, &error))?;
-        let ArtifactCreated::S3 {
-            put_url,
-            content_type,
-            ..
-        } = created
-        else {
-            return Err(Error::internal(format!(
-                "artifact {name}: the queue did not answer with a URL to upload to; this host needs storage type s3"
-            )));
+        let encoding = match upload.content_encoding {
+            ContentEncoding::Gzip => Some("gzip".to_owned()),
+            ContentEncoding::Identity => None,
         };
-        let to = Upload {
-            put_url,
-            content_type,
-            content_encoding: match upload.content_encoding {
-                ContentEncoding::Gzip => Some("gzip".to_owned()),
-                ContentEncoding::Identity => None,
-            },
-            length: prepared.stored_length,
+        let mut body = prepared.body;
+        let mut asked = 0;
+        let sent = loop {
+            asked += 1;
+            let to = Upload {
+                content_encoding: encoding.clone(),
+                ..self.announce(&name, &request, prepared.stored_length).await?
+            };
+            let another = body.again();
+            match (self.queue.upload(&to, body).await, another) {
+                // The announcement is the same, so the queue answers with another URL for the same artifact.
+                (Err(error), Some(again)) if asked < URLS && may_have_ended(&error) => {
+                    tracing::info!(name, %error, "storage does not take the URL any more: asking the queue for another");
+                    body = again;
+                }
+                (sent, _) => break sent,
+            }
         };
-        let sent = self.queue.upload(&to, prepared.body).await;
         // A change explains a failure better than the failure does.
         if let Some(source) = &prepared.source {
             source.check(&name)?;
@@ -111,6 +111,26 @@ impl Artifacts {
             .unwrap_or_else(PoisonError::into_inner)
             .push(record.clone());
         Ok(record)
+    }
+
+    /// Tells the queue of an artifact with bytes. Answers where to send so many.
+    async fn announce(&self, name: &str, request: &ArtifactRequest, length: u64) -> Result<Upload> {
+        match self.queue.create_artifact(name, request).await {
+            Ok(ArtifactCreated::S3 {
+                put_url,
+                content_type,
+                ..
+            }) => Ok(Upload {
+                put_url,
+                content_type,
+                content_encoding: None,
+                length,
+            }),
+            Ok(_) => Err(Error::internal(format!(
+                "artifact {name}: the queue did not answer with a URL to upload to; this host needs storage type s3"
+            ))),
+            Err(error) => Err(refused(name, &error)),
+        }
     }
 
     /// Publishes an artifact without bytes.
@@ -211,6 +231,17 @@ fn refused(name: &str, error: &QueueError) -> Error {
         _ => (ErrorKind::NonFatalInternal, "the queue does not take it"),
     };
     Error::new(kind, format!("artifact {name}: {advice}: {error}"))
+}
+
+/// Storage says this of a URL that has ended. Those of a queue last less than an hour, which a long upload that was
+/// begun again, or a machine that slept, can outlast.
+fn may_have_ended(error: &QueueError) -> bool {
+    match error {
+        QueueError::Unauthorized { .. } => true,
+        // S3's word for a URL that was signed with temporary credentials.
+        QueueError::Invalid { message, .. } => message.contains("<Code>ExpiredToken</Code>"),
+        _ => false,
+    }
 }
 
 /// Storage does not take the bytes.

@@ -15,6 +15,8 @@ type Meddling = Box<dyn Fn() + Send + Sync>;
 struct Storage {
     refuse_create: Option<QueueError>,
     refuse_upload: Option<QueueError>,
+    /// So many uploads are refused first.
+    refuse_at_first: Mutex<Vec<QueueError>>,
     meddle: Option<Meddling>,
     stored: Mutex<Vec<(Upload, Vec<u8>)>>,
     created: Mutex<Vec<(String, ArtifactRequest)>>,
@@ -66,6 +68,9 @@ impl TaskQueue for Storage {
         if let Some(error) = &self.refuse_upload {
             return Err(error.clone());
         }
+        if let Some(error) = self.refuse_at_first.lock().unwrap().pop() {
+            return Err(error);
+        }
         let mut bytes = Vec::new();
         match body {
             UploadBody::Bytes(body) => bytes.extend_from_slice(&body),
@@ -73,7 +78,7 @@ impl TaskQueue for Storage {
                 (&*file).rewind().unwrap();
                 (&*file).read_to_end(&mut bytes).unwrap();
             }
-            UploadBody::Pieces(mut begin) => {
+            UploadBody::Pieces(begin) => {
                 // The first attempt breaks off early.
                 begin().recv().await.unwrap().unwrap();
                 let mut pieces = begin();
@@ -336,4 +341,55 @@ async fn no_artifact_outlives_its_task_and_pointers_carry_what_was_asked() {
     assert_eq!(message.len(), 4096);
     let error = artifacts.create(missing("bad-weather")).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::ContractViolation);
+}
+
+#[tokio::test]
+async fn a_url_that_has_ended_is_asked_for_anew_but_not_for_ever() {
+    let scratch = tempfile::tempdir().unwrap();
+    let ended = || QueueError::Unauthorized {
+        at: "PUT storage".to_owned(),
+        status: 403,
+        message: "Request has expired".to_owned(),
+    };
+    let token = || QueueError::Invalid {
+        at: "PUT storage".to_owned(),
+        code: String::new(),
+        message: "400 Bad Request <Error><Code>ExpiredToken</Code></Error>".to_owned(),
+    };
+    // In memory, and read while it is sent.
+    for length in [10, 3 << 20] {
+        let content = vec![b'x'; length];
+        for (refusals, stored) in [
+            (vec![ended()], true),
+            (vec![token(), ended()], true),
+            (vec![ended(), ended(), ended()], false),
+        ] {
+            let asked = refusals.len() + usize::from(stored);
+            let storage = Storage {
+                refuse_at_first: Mutex::new(refusals),
+                ..Storage::default()
+            };
+            let (artifacts, storage) = artifacts(storage, scratch.path());
+            let outcome = artifacts
+                .upload(
+                    upload("public/a", ContentEncoding::Identity),
+                    file_of(&content).into(),
+                )
+                .await;
+            let created = storage.created.lock().unwrap();
+            assert_eq!(created.len(), asked);
+            assert!(created.iter().all(|request| *request == created[0]));
+            match outcome {
+                Ok(record) => {
+                    assert!(stored && record.length == length as u64);
+                    assert_eq!(storage.stored.lock().unwrap()[0].1, content);
+                }
+                Err(error) => {
+                    assert!(!stored);
+                    assert_eq!(error.kind(), ErrorKind::ResourceUnavailable);
+                }
+            }
+            assert_eq!(artifacts.ledger().len(), usize::from(stored));
+        }
+    }
 }

@@ -87,7 +87,8 @@ pub(super) fn lock(directory: &Path) -> Result<File, JournalError> {
     }
 }
 
-/// What tells a directory from its copies: a copy, or a move to another file system, is another inode.
+/// What tells a directory from its copies: a copy, or a move to another file system, is another inode. A snapshot has the
+/// same one in another file system, and the original is where it was.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Place {
     inode: i64,
@@ -110,6 +111,20 @@ impl Place {
         let machines = [&self.machine, &other.machine];
         self.inode == other.inode
             && (self.machine == other.machine || machines.iter().any(|machine| machine.is_empty()))
+            && !self.has_snapshot(other)
+    }
+
+    /// Whether the directory is still here, and the other one has only its inode's number.
+    fn has_snapshot(&self, other: &Place) -> bool {
+        let found = |place: &Place| {
+            fs::metadata(&place.path)
+                .ok()
+                .map(|found| (found.dev(), found.ino()))
+        };
+        match (found(self), found(other)) {
+            (Some(ours), Some(theirs)) => ours.0 != theirs.0 && ours.1 == theirs.1,
+            _ => false,
+        }
     }
 
     /// Writes down that the journal is here; refuses the copy of one in which something is open, unless the other one is
