@@ -71,16 +71,17 @@ async fn what_is_due_and_cannot_be_written_keeps_nobody_from_reading() {
     for id in ids {
         core.write(move |core| pending(core, id, deadline)).await.unwrap();
     }
-    let writable = |may: &'static str| {
-        core.read(move |core| Ok(core.store.db.execute_batch(&format!("PRAGMA query_only={may}"))?))
-    };
-    writable("ON").await.unwrap();
+    // Like a full disk: a transaction can begin, and what is written in it fails.
+    let sql = |text: &'static str| core.read(move |core| Ok(core.store.db.execute_batch(text)?));
+    sql("CREATE TEMP TRIGGER full BEFORE UPDATE ON tasks BEGIN SELECT RAISE(FAIL, 'no room'); END")
+        .await
+        .unwrap();
     let advanced = core.advance(Duration::from_secs(3700));
     let advanced = tokio::time::timeout(BOUND, advanced).await;
     advanced.expect("the thread answers").unwrap();
     assert_eq!(states(&core, ids).await, [TaskState::Pending; 3]);
     // Once it can be written again, it is.
-    writable("OFF").await.unwrap();
+    sql("DROP TRIGGER full").await.unwrap();
     core.advance(Duration::from_secs(6)).await.unwrap();
     assert_eq!(states(&core, ids).await, [TaskState::Exception; 3]);
     core.stop();
