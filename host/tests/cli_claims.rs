@@ -6,81 +6,11 @@ mod support;
 
 use std::time::{Duration, Instant};
 
-use held_support::{Proxy, Scene};
+use held_support::Scene;
+use held_support::deployment::Deployment;
 use rustix::process::Signal;
 use support::cli::{Running, with};
-use tcw_host::queue::embedded::{EmbeddedConfig, EmbeddedQueue};
-use tcw_host::queue::{ClientConfig, Queue, QueueClient, TaskId};
-
-/// A queue of this process, and a worker of it behind a proxy.
-struct Deployment {
-    runtime: tokio::runtime::Runtime,
-    queue: EmbeddedQueue,
-    client: QueueClient,
-    proxy: Proxy,
-    scene: Scene,
-    _directory: tempfile::TempDir,
-}
-
-impl Deployment {
-    fn new() -> Self {
-        Self::with_claims_of(Duration::from_secs(20 * 60))
-    }
-
-    fn with_claims_of(claim_timeout: Duration) -> Self {
-        let runtime = tokio::runtime::Runtime::new().unwrap();
-        let directory = tempfile::tempdir().unwrap();
-        let queue = runtime
-            .block_on(EmbeddedQueue::start(EmbeddedConfig {
-                claim_timeout,
-                ..EmbeddedConfig::new(directory.path().join("queue"))
-            }))
-            .unwrap();
-        let credentials = queue.credentials();
-        let client =
-            QueueClient::new(ClientConfig::new(queue.root_url(), Some(credentials.clone()))).unwrap();
-        let proxy = Proxy::before(queue.root_url());
-        let scene = Scene::new(&format!(
-            "queue: {{rootUrl: 'http://{}', clientId: '{}', accessToken: '{}'}}\n\
-             worker: {{capacity: 9, workerPool: proj/held, workerGroup: g, workerId: w, cancellationInterval: 1}}\n",
-            proxy.address, credentials.client_id, credentials.access_token
-        ));
-        // There is a secret in it.
-        let config = scene.place.path("tcw.yml");
-        std::fs::set_permissions(&config, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
-        Deployment {
-            runtime,
-            queue,
-            client,
-            proxy,
-            scene,
-            _directory: directory,
-        }
-    }
-
-    fn submits(&self, name: &str, payload: &str) -> String {
-        let file = self
-            .scene
-            .place
-            .file(&format!("{name}.yml"), &format!("payload: {payload}\n"));
-        let config = self.scene.place.path("tcw.yml").display().to_string();
-        let submitted = self.scene.place.run(&["submit", "--config", &config, &file]);
-        assert_eq!(submitted.code(), 0, "{}", submitted.stderr);
-        submitted.stdout.trim().to_owned()
-    }
-
-    fn runs(&self, task: &str) -> Vec<String> {
-        let task: TaskId = task.parse().unwrap();
-        let status = self.runtime.block_on(self.client.status(&task)).unwrap();
-        let runs = status.runs.iter();
-        runs.map(|run| {
-            run.reason_resolved
-                .clone()
-                .unwrap_or_else(|| format!("{:?}", run.state))
-        })
-        .collect()
-    }
-}
+use tcw_host::queue::{Queue, TaskId};
 
 #[test]
 fn one_call_asks_about_all_running_tasks_and_one_that_was_cancelled_ends() {
@@ -167,51 +97,6 @@ fn a_claim_is_renewed_and_its_credentials_are_replaced_everywhere() {
 #[ignore = "takes a while: tests/run.sh --full"]
 fn a_task_runs_for_four_claims_of_five_seconds() {
     renewed(Duration::from_secs(5), 8);
-}
-
-/// The queue is away when the worker is stopped twice: the next start tells it, once.
-#[test]
-fn a_worker_that_leaves_while_its_queue_is_away_is_made_up_for_by_the_next_start() {
-    let deployment = Deployment::new();
-    let worker = deployment.scene.starts();
-    let task = deployment.submits("held", "{hold: wait}");
-    deployment.scene.waits_for(&format!("{task} wait"));
-    deployment.proxy.cut();
-    worker.signal(Signal::TERM);
-    worker.says("stopping now");
-    worker.signal(Signal::TERM);
-    assert_eq!(worker.end().code(), 72);
-    assert_eq!(deployment.runs(&task), ["Running"]);
-    deployment.proxy.mend();
-    let recovered = deployment.scene.recovers();
-    assert_eq!(recovered.code(), 0, "{}", recovered.stderr);
-    assert_eq!(deployment.runs(&task), ["worker-shutdown", "Pending"]);
-    deployment.runtime.block_on(deployment.queue.stop());
-}
-
-/// The same for a single signal: the worker tries for as long as it says in the manual, and leaves.
-#[test]
-#[ignore = "takes minutes: tests/run.sh --full"]
-fn a_queue_that_stays_away_keeps_no_worker_from_leaving() {
-    for (signals, status) in [(&[Signal::TERM][..], 72), (&[Signal::INT, Signal::TERM], 72)] {
-        let deployment = Deployment::new();
-        let worker = deployment.scene.starts();
-        let task = deployment.submits("held", "{hold: wait}");
-        deployment.scene.waits_for(&format!("{task} wait"));
-        deployment.proxy.cut();
-        for signal in signals {
-            worker.signal(*signal);
-            worker.says("stopping");
-        }
-        let begun = Instant::now();
-        let ended = worker.end();
-        assert_eq!(ended.code(), status, "{}", ended.stderr);
-        assert!(begun.elapsed() < Duration::from_secs(155), "{}", ended.stderr);
-        deployment.proxy.mend();
-        assert_eq!(deployment.scene.recovers().code(), 0);
-        assert_eq!(deployment.runs(&task), ["worker-shutdown", "Pending"]);
-        deployment.runtime.block_on(deployment.queue.stop());
-    }
 }
 
 #[test]

@@ -41,7 +41,7 @@ use std::sync::Arc;
 
 use tcw_abi::Error;
 
-pub use control::{TaskControl, TaskControlReceiver, TaskEvent, TaskState, TaskStatus, task_control};
+pub use control::{Alarm, TaskControl, TaskControlReceiver, TaskEvent, TaskState, TaskStatus, task_control};
 pub use environment::{Deadlines, EngineSlot, PayloadCheck, PayloadParts, PluginSlot, TaskEnvironment};
 pub use report::{Resolution, TaskReport, WorkerEffect};
 

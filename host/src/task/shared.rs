@@ -12,7 +12,7 @@ use tcw_abi::engine::Report;
 use tcw_abi::services::{LogLevel, TaskContext, TaskInfo};
 use tcw_abi::{Error, Handling, Result};
 
-use super::control::{TaskControlReceiver, TaskEvent};
+use super::control::{Alarm, TaskControlReceiver, TaskEvent};
 use super::environment::TaskEnvironment;
 use super::fault::{Cause, Fault};
 use super::remains::Remains;
@@ -249,6 +249,11 @@ impl Task {
             fault.place,
             fault.error.message()
         );
+        if effect == WorkerEffect::Fatal {
+            self.control.alarm(Alarm::Fatal);
+        } else if fault.unhealthy && !fault.library.is_empty() {
+            self.control.alarm(Alarm::Unhealthy(fault.library.clone()));
+        }
     }
 
     /// The incident of this task, if there is one.
@@ -280,7 +285,10 @@ impl Task {
         self.control.begin_report();
         let deadlines = &self.env.deadlines;
         let shutdown = async {
-            self.control.given_up().await;
+            // The worker stops because of this task, which is not given up.
+            if self.findings().effect != WorkerEffect::Fatal {
+                self.control.given_up().await;
+            }
             tokio::time::sleep(deadlines.report_at_shutdown).await;
         };
         let outcome = tokio::select! {

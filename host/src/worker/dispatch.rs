@@ -18,7 +18,7 @@ use super::status::Board;
 use super::supervise::keep_claim;
 use crate::queue::{Claim, ExceptionReason, Outage, Queue, QueueError, RunId, TaskId, TaskStatus};
 use crate::task::{
-    self, Resolution, TaskControl, TaskEnvironment, TaskEvent, TaskReport, WorkerEffect, task_control,
+    self, Alarm, Resolution, TaskControl, TaskEnvironment, TaskEvent, TaskReport, WorkerEffect, task_control,
 };
 
 /// At most so many tasks a call: the queue's own bound.
@@ -68,6 +68,8 @@ struct State {
     giving_back: JoinSet<()>,
     /// Plugins that are told something; each answers its library if that turned out to be unhealthy.
     telling: JoinSet<Option<String>>,
+    /// Tasks that may have news which concern all of them.
+    alarms: JoinSet<(Key, TaskControl, Option<Alarm>)>,
     /// What the tasks that clean up have already meant for the worker.
     applied: HashMap<Key, WorkerEffect>,
     poll: Option<JoinHandle<Poll>>,
@@ -155,6 +157,7 @@ impl Worker {
             cleaning: JoinSet::new(),
             giving_back: JoinSet::new(),
             telling: JoinSet::new(),
+            alarms: JoinSet::new(),
             applied: HashMap::new(),
             poll: None,
             statuses: None,
@@ -192,6 +195,7 @@ impl Worker {
             tokio::select! {
                 biased;
                 Some(command) = self.commands.recv() => self.obey(&mut state, command),
+                Some(alarmed) = state.alarms.join_next() => self.alarmed(&mut state, alarmed),
                 Some(ended) = state.resolving.join_next() => self.resolved(&mut state, ended).await,
                 poll = wait(&mut state.poll) => self.polled(&mut state, poll).await,
                 Some(cleaned) = state.cleaning.join_next() => self.cleaned(&mut state, cleaned),
@@ -441,7 +445,7 @@ impl Worker {
                 "claims cannot be written down, so they are given back"
             );
             state.fatal = Some(Exit::Fatal(failure.clone()));
-            self.stop_now(state, &failure);
+            self.stop_now(state, &failure, None);
             for claim in claims {
                 let queue = self.queue.for_claim(&claim);
                 state.giving_back.spawn(async move {
@@ -481,6 +485,7 @@ impl Worker {
         self.board
             .add(&key.0, key.1, &claim.task.metadata.name, control.clone());
         state.running.insert(key.clone(), control.clone());
+        self.listen(state, key.clone(), control.clone(), None);
         let journal = self.journal.clone();
         state.resolving.spawn(async move {
             let report = keep_claim(claim, queue.as_ref(), control, &journal).await;
@@ -512,7 +517,7 @@ impl Worker {
     ) {
         let Ok((key, report)) = ended else {
             tracing::error!("a task's supervisor failed; the worker stops so that its claim is looked after");
-            self.stop_now(state, "a task's supervisor failed");
+            self.stop_now(state, "a task's supervisor failed", None);
             state.fatal = Some(Exit::Fatal("a task's supervisor failed".into()));
             return;
         };
@@ -540,20 +545,51 @@ impl Worker {
         self.apply(state, &key, &report, before);
     }
 
+    /// What has happened in a task means something for the worker, however long the task takes to end.
+    fn alarmed(
+        &self,
+        state: &mut State,
+        alarmed: Result<(Key, TaskControl, Option<Alarm>), tokio::task::JoinError>,
+    ) {
+        let Ok((key, control, Some(alarm))) = alarmed else {
+            return;
+        };
+        match &alarm {
+            Alarm::Unhealthy(library) => self.unhealthy(state, library),
+            Alarm::Fatal => self.fatal(state, &key),
+        }
+        self.listen(state, key, control, Some(alarm));
+    }
+
+    /// Waits for alarms of a task beyond this one.
+    fn listen(&self, state: &mut State, key: Key, control: TaskControl, beyond: Option<Alarm>) {
+        state.alarms.spawn(async move {
+            let alarm = control.alarmed(beyond).await;
+            (key, control, alarm)
+        });
+    }
+
+    /// A task has met an error after which the worker cannot go on.
+    fn fatal(&self, state: &mut State, key: &Key) {
+        if matches!(state.fatal, Some(Exit::Fatal(_))) {
+            return;
+        }
+        tracing::error!(task_id = %key.0, "a library reported a fatal error: the worker stops now");
+        let reason = format!(
+            "a library reported a fatal error in task {} (see the log above)",
+            key.0
+        );
+        state.fatal = Some(Exit::Fatal(reason.clone()));
+        self.stop_now(state, &reason, Some(key));
+    }
+
     /// What a task's end means for the worker, beyond what it has meant `before`.
     fn apply(&self, state: &mut State, key: &Key, report: &TaskReport, before: WorkerEffect) {
         match report.effect {
             effect if effect <= before => {}
             WorkerEffect::None => {}
             WorkerEffect::NonFatal => self.report_non_fatal(state),
-            WorkerEffect::Fatal => {
-                let reason = format!(
-                    "a library reported a fatal error in task {} (see the log above)",
-                    key.0
-                );
-                state.fatal = Some(Exit::Fatal(reason.clone()));
-                self.stop_now(state, &reason);
-            }
+            WorkerEffect::Fatal => self.fatal(state, key),
         }
         if let Some(library) = report.unhealthy.first() {
             self.unhealthy(state, library);
@@ -590,7 +626,7 @@ impl Worker {
             }
             Command::Stop(Stop::Now(reason)) => {
                 tracing::info!(reason, running = state.running.len(), "stopping now");
-                self.stop_now(state, &reason);
+                self.stop_now(state, &reason, None);
             }
             Command::Pause { library, reason } => {
                 tracing::warn!(library, reason, "claiming is paused");
@@ -605,7 +641,8 @@ impl Worker {
         }
     }
 
-    fn stop_now(&self, state: &mut State, reason: &str) {
+    /// Gives up what runs, except the task because of which that happens: it has its end already.
+    fn stop_now(&self, state: &mut State, reason: &str, but: Option<&Key>) {
         // Before anything goes back to the queue: a poll that waits there would bring it here again.
         if state.poll.is_some()
             && let Some(release) = &self.release_polls
@@ -616,7 +653,7 @@ impl Worker {
             state.stop = Some(Stop::Now(reason.to_owned()));
             state.stop_by = Some(tokio::time::Instant::now() + self.options.shutdown_bound);
         }
-        for control in state.running.values() {
+        for (_, control) in state.running.iter().filter(|(key, _)| Some(*key) != but) {
             control.send(TaskEvent::WorkerShutdown);
         }
     }
