@@ -239,6 +239,11 @@ impl TaskControlReceiver {
         *self.events.borrow()
     }
 
+    /// Where the task is.
+    pub(super) fn state(&self) -> TaskState {
+        self.status.borrow().state
+    }
+
     pub(super) fn enter(&self, state: TaskState) {
         self.status.send_modify(|status| {
             status.state = state;

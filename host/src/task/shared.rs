@@ -212,6 +212,10 @@ impl Task {
     /// The cause of several faults, which are taken into account.
     pub(super) fn cause(&self, faults: Vec<Fault>) -> Option<Cause> {
         self.note(&faults);
+        // Whose it is, should it turn out to be an error of ours.
+        let place = faults
+            .first()
+            .map(|fault| (fault.library.clone(), fault.place.clone()));
         let cause = Cause::of(faults)?;
         if let Cause::Exception(_, error) = &cause
             && matches!(error.kind().handling(), Handling::NonFatal | Handling::Fatal)
@@ -220,7 +224,13 @@ impl Task {
             let mut findings = self.findings();
             if findings.effect == WorkerEffect::None {
                 drop(findings);
-                self.worsen(WorkerEffect::NonFatal, &Fault::of_host(error.clone()));
+                let (library, place) = place.unwrap_or_default();
+                let fault = Fault {
+                    library,
+                    place,
+                    ..Fault::of_host(error.clone())
+                };
+                self.worsen(WorkerEffect::NonFatal, &fault);
             } else {
                 findings.incident.get_or_insert_with(incident);
             }

@@ -66,6 +66,17 @@ impl Scene {
         worker
     }
 
+    /// With this fault point.
+    pub(crate) fn starts_with_fault(&self, fault: &str) -> Running {
+        let mut command = self.place.tcw(&with(&["run"], &self.arguments));
+        command
+            .env("TCW_HELD", self.place.path("held"))
+            .env("TCW_FAULT_POINT", fault);
+        let worker = self.place.start_command(command);
+        worker.says("waiting for tasks");
+        worker
+    }
+
     pub(crate) fn starts_as(&self, command: &str) -> Running {
         let mut command = self.place.tcw(&with(&[command], &self.arguments));
         command.env("TCW_HELD", self.place.path("held"));
