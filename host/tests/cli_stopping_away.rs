@@ -200,7 +200,14 @@ fn run(cell: Cell) {
             std::thread::sleep(Duration::from_millis(20));
             runs = resolved(&deployment, task);
         }
-        assert_eq!(runs, [expected], "{cell:?}: {task}\n{log}\n{}", recovered.stderr);
+        // A poll that nobody hears of can be given the next run, which expires as well.
+        let again = then == Then::Expires && doing == Doing::Polling && away == Some(Away::BlackHole);
+        let as_expected = runs.iter().all(|run| run == expected) && (runs.len() == 1 || again);
+        assert!(
+            as_expected && !runs.is_empty(),
+            "{cell:?}: {task}: {runs:?} instead of {expected}\n{log}\n{}",
+            recovered.stderr
+        );
     }
     deployment.runtime.block_on(deployment.queue.stop());
 }
