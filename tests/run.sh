@@ -114,7 +114,7 @@ if [ "$full" = yes ]; then
     check "the lifecycle under fire, 3000 cases" env TCW_FIRE_CASES=3000 TCW_FIRE_SEED=random \
         cargo test -p tcw-host --test task_lifecycle -- under_fire --nocapture
     check "every way to stop at every time, and while the queue is away" \
-        cargo test -p tcw-host --test cli_stopping --test cli_claims -- --ignored
+        cargo test -p tcw-host --test cli_stopping --test cli_stopping_away --test cli_claims -- --ignored
     check "benchmarks" tests/bench/run.sh
     # Benchmarks have built the release. The debug build shows that the pattern finds what it looks for.
     check "fault points are in a debug build, and not in a release" sh -c \

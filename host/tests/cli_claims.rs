@@ -1,86 +1,14 @@
-//! Claims of a worker over the real protocol: what it asks of its queue, clean-ups that lag behind, and incidents, which
-//! tie what the task's author sees to the worker's log.
+//! Claims of a worker over the real protocol: what it asks of its queue, and clean-ups that lag behind.
 
 mod held_support;
 mod support;
 
 use std::time::{Duration, Instant};
 
-use held_support::{Proxy, Scene};
+use held_support::Scene;
+use held_support::deployment::Deployment;
 use rustix::process::Signal;
-use support::cli::{Running, with};
-use tcw_host::queue::embedded::{EmbeddedConfig, EmbeddedQueue};
-use tcw_host::queue::{ClientConfig, Queue, QueueClient, TaskId};
-
-/// A queue of this process, and a worker of it behind a proxy.
-struct Deployment {
-    runtime: tokio::runtime::Runtime,
-    queue: EmbeddedQueue,
-    client: QueueClient,
-    proxy: Proxy,
-    scene: Scene,
-    _directory: tempfile::TempDir,
-}
-
-impl Deployment {
-    fn new() -> Self {
-        Self::with_claims_of(Duration::from_secs(20 * 60))
-    }
-
-    fn with_claims_of(claim_timeout: Duration) -> Self {
-        let runtime = tokio::runtime::Runtime::new().unwrap();
-        let directory = tempfile::tempdir().unwrap();
-        let queue = runtime
-            .block_on(EmbeddedQueue::start(EmbeddedConfig {
-                claim_timeout,
-                ..EmbeddedConfig::new(directory.path().join("queue"))
-            }))
-            .unwrap();
-        let credentials = queue.credentials();
-        let client =
-            QueueClient::new(ClientConfig::new(queue.root_url(), Some(credentials.clone()))).unwrap();
-        let proxy = Proxy::before(queue.root_url());
-        let scene = Scene::new(&format!(
-            "queue: {{rootUrl: 'http://{}', clientId: '{}', accessToken: '{}'}}\n\
-             worker: {{capacity: 9, workerPool: proj/held, workerGroup: g, workerId: w, cancellationInterval: 1}}\n",
-            proxy.address, credentials.client_id, credentials.access_token
-        ));
-        // There is a secret in it.
-        let config = scene.place.path("tcw.yml");
-        std::fs::set_permissions(&config, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
-        Deployment {
-            runtime,
-            queue,
-            client,
-            proxy,
-            scene,
-            _directory: directory,
-        }
-    }
-
-    fn submits(&self, name: &str, payload: &str) -> String {
-        let file = self
-            .scene
-            .place
-            .file(&format!("{name}.yml"), &format!("payload: {payload}\n"));
-        let config = self.scene.place.path("tcw.yml").display().to_string();
-        let submitted = self.scene.place.run(&["submit", "--config", &config, &file]);
-        assert_eq!(submitted.code(), 0, "{}", submitted.stderr);
-        submitted.stdout.trim().to_owned()
-    }
-
-    fn runs(&self, task: &str) -> Vec<String> {
-        let task: TaskId = task.parse().unwrap();
-        let status = self.runtime.block_on(self.client.status(&task)).unwrap();
-        let runs = status.runs.iter();
-        runs.map(|run| {
-            run.reason_resolved
-                .clone()
-                .unwrap_or_else(|| format!("{:?}", run.state))
-        })
-        .collect()
-    }
-}
+use tcw_host::queue::{Queue, TaskId};
 
 #[test]
 fn one_call_asks_about_all_running_tasks_and_one_that_was_cancelled_ends() {
@@ -131,17 +59,24 @@ fn one_call_asks_about_all_running_tasks_and_one_that_was_cancelled_ends() {
 fn renewed(claim_timeout: Duration, renewals: usize) {
     let deployment = Deployment::with_claims_of(claim_timeout);
     let worker = deployment.scene.starts();
-    let task = deployment.submits("long", "{hold: wait}");
+    let url = format!(
+        "http://{}/api/queue/v1/task/TASK/status",
+        deployment.proxy.address
+    );
+    let payload = format!("{{hold: wait, signed: '{url}'}}");
+    let task = deployment.submits("long", &payload);
     deployment.scene.waits_for(&format!("{task} wait"));
     deployment.proxy.waits_for("/reclaim HTTP", renewals);
     deployment.scene.releases();
-    worker.says("resolution=Completed reported=true");
-    assert_eq!(deployment.runs(&task), ["completed"]);
+    worker.says(&format!("task resolved task_id={task}"));
+    let said = worker.said_so_far();
+    assert_eq!(deployment.runs(&task), ["completed"], "{said}");
     let renewing = deployment.proxy.certificates("/reclaim HTTP");
     let publishing = deployment.proxy.certificates("/artifacts/");
     let reporting = deployment.proxy.certificates("/completed HTTP");
     assert!(renewing.len() >= renewals && !publishing.is_empty());
-    assert_eq!(reporting.len(), 1);
+    let signed = deployment.proxy.certificates(&format!("/{task}/status HTTP"));
+    assert_eq!((reporting.len(), signed.len()), (1, 1));
     // Each was asked for with what the one before had brought.
     let before = &renewing[..renewals];
     for (at, certificate) in before.iter().enumerate() {
@@ -150,6 +85,70 @@ fn renewed(claim_timeout: Duration, renewals: usize) {
             "renewal {at} with old credentials"
         );
         assert!(!publishing.contains(certificate) || at + 1 == before.len());
+        assert!(signed[0] != *certificate || at + 1 == before.len());
+    }
+    worker.signal(Signal::TERM);
+    worker.says("stopping now");
+    deployment.queue.release_polls();
+    assert_eq!(worker.end().code(), 72);
+    deployment.runtime.block_on(deployment.queue.stop());
+}
+
+/// Nobody asks about cancellations for an hour: it is the renewal that is answered with a conflict.
+#[test]
+fn a_renewal_that_is_refused_ends_the_task_and_nothing_is_reported() {
+    let settings = "capacity: 1, cancellationInterval: 3600";
+    let deployment = Deployment::with(Duration::from_secs(3), settings, "");
+    let worker = deployment.scene.starts();
+    let task = deployment.submits("cancelled", "{hold: wait}");
+    deployment.scene.waits_for(&format!("{task} wait"));
+    let id: TaskId = task.parse().unwrap();
+    let cancelled = deployment.client.cancel_task(&id);
+    deployment.runtime.block_on(cancelled).unwrap();
+    worker.says("the claim is lost");
+    worker.says("resolution=ResolvedElsewhere reported=false");
+    // Its slot is free.
+    let next = deployment.submits("next", "{}");
+    worker.says(&format!("task resolved task_id={next}"));
+    for report in ["exception", "failed", "completed"] {
+        let path = format!("/task/{task}/runs/0/{report} HTTP");
+        assert_eq!(deployment.proxy.count(&path), 0, "{report}");
+    }
+    assert_eq!(deployment.proxy.count("/tasks/status HTTP"), 0);
+    assert_eq!(deployment.runs(&task), ["canceled"]);
+    assert_eq!(deployment.runs(&next), ["completed"]);
+    worker.signal(Signal::TERM);
+    worker.says("stopping now");
+    deployment.queue.release_polls();
+    assert_eq!(worker.end().code(), 72);
+    deployment.runtime.block_on(deployment.queue.stop());
+}
+
+/// A slot that becomes free while a poll waits for another is used as soon as there is work, with one poll for each.
+#[test]
+fn a_slot_that_becomes_free_while_a_poll_waits_is_used_without_delay() {
+    const POLL: &str = "/claim-work/";
+    let settings = "capacity: 2, cancellationInterval: 3600";
+    let deployment = Deployment::with(Duration::from_secs(1200), settings, "");
+    let worker = deployment.scene.starts();
+    for round in 0..2 {
+        let first = deployment.submits("first", "{hold: wait}");
+        deployment.scene.waits_for(&format!("{first} wait"));
+        // The one of this round that brought the first, and one for the other slot, which waits.
+        let waiting = 3 * round + 2;
+        deployment.proxy.waits_for(POLL, waiting);
+        deployment.scene.releases_one(&format!("{first} wait"));
+        worker.says(&format!("task resolved task_id={first}"));
+        let both = ["second", "third"].map(|name| deployment.submits(name, "{hold: wait}"));
+        for task in &both {
+            deployment.scene.waits_for(&format!("{task} wait"));
+        }
+        // The poll that waited, and one after it; with both slots taken there is none.
+        assert_eq!(deployment.proxy.count(POLL), waiting + 1);
+        for task in &both {
+            deployment.scene.releases_one(&format!("{task} wait"));
+            worker.says(&format!("task resolved task_id={task}"));
+        }
     }
     worker.signal(Signal::TERM);
     worker.says("stopping now");
@@ -167,51 +166,6 @@ fn a_claim_is_renewed_and_its_credentials_are_replaced_everywhere() {
 #[ignore = "takes a while: tests/run.sh --full"]
 fn a_task_runs_for_four_claims_of_five_seconds() {
     renewed(Duration::from_secs(5), 8);
-}
-
-/// The queue is away when the worker is stopped twice: the next start tells it, once.
-#[test]
-fn a_worker_that_leaves_while_its_queue_is_away_is_made_up_for_by_the_next_start() {
-    let deployment = Deployment::new();
-    let worker = deployment.scene.starts();
-    let task = deployment.submits("held", "{hold: wait}");
-    deployment.scene.waits_for(&format!("{task} wait"));
-    deployment.proxy.cut();
-    worker.signal(Signal::TERM);
-    worker.says("stopping now");
-    worker.signal(Signal::TERM);
-    assert_eq!(worker.end().code(), 72);
-    assert_eq!(deployment.runs(&task), ["Running"]);
-    deployment.proxy.mend();
-    let recovered = deployment.scene.recovers();
-    assert_eq!(recovered.code(), 0, "{}", recovered.stderr);
-    assert_eq!(deployment.runs(&task), ["worker-shutdown", "Pending"]);
-    deployment.runtime.block_on(deployment.queue.stop());
-}
-
-/// The same for a single signal: the worker tries for as long as it says in the manual, and leaves.
-#[test]
-#[ignore = "takes minutes: tests/run.sh --full"]
-fn a_queue_that_stays_away_keeps_no_worker_from_leaving() {
-    for (signals, status) in [(&[Signal::TERM][..], 72), (&[Signal::INT, Signal::TERM], 72)] {
-        let deployment = Deployment::new();
-        let worker = deployment.scene.starts();
-        let task = deployment.submits("held", "{hold: wait}");
-        deployment.scene.waits_for(&format!("{task} wait"));
-        deployment.proxy.cut();
-        for signal in signals {
-            worker.signal(*signal);
-            worker.says("stopping");
-        }
-        let begun = Instant::now();
-        let ended = worker.end();
-        assert_eq!(ended.code(), status, "{}", ended.stderr);
-        assert!(begun.elapsed() < Duration::from_secs(155), "{}", ended.stderr);
-        deployment.proxy.mend();
-        assert_eq!(deployment.scene.recovers().code(), 0);
-        assert_eq!(deployment.runs(&task), ["worker-shutdown", "Pending"]);
-        deployment.runtime.block_on(deployment.queue.stop());
-    }
 }
 
 #[test]
@@ -243,69 +197,4 @@ fn claiming_pauses_while_clean_ups_lag_behind_and_says_so() {
     assert_eq!(ended.code(), 71, "{}", ended.stderr);
     assert_eq!(ended.stderr.matches("lag behind").count(), 1, "{}", ended.stderr);
     assert_eq!(scene.afterwards(&[third]), [["completed"]]);
-}
-
-/// Follows a task to its end as its author does; answers what the author reads.
-fn author_reads(scene: &Scene, payload: &str) -> String {
-    let file = scene.place.file("watched.yml", &format!("payload: {payload}\n"));
-    let config = scene.place.path("tcw.yml").display().to_string();
-    let watched = scene
-        .place
-        .run(&with(&["submit", "--watch", "--config", &config, &file], &[]));
-    assert_eq!(watched.code(), 2, "{}", watched.stderr);
-    watched.stdout
-}
-
-fn leads_to_the_cause(scene: &Scene, worker: &Running, payload: &str, cause: &str) {
-    let log = author_reads(scene, payload);
-    let task = log.lines().next().unwrap();
-    let (_, rest) = log
-        .split_once("[taskcluster:error] The worker has failed, not the task. Incident ")
-        .unwrap();
-    let incident = &rest[..8];
-    let line = worker.says(&format!("incident=\"{incident}\""));
-    for part in [
-        "ERROR",
-        &format!("task_id={task}"),
-        "run_id=0",
-        "library=\"libheld_library.so\"",
-        cause,
-    ] {
-        assert!(line.contains(part), "{part:?} is not in {line}");
-    }
-    // What the library said is for the operator alone.
-    assert!(!log.contains("a-secret"), "{log}");
-}
-
-#[test]
-fn an_incident_in_the_tasks_log_leads_to_its_cause_in_the_workers() {
-    let scene = Scene::new("worker: {capacity: 3}\nlibraries: {callTimeout: 4 s}\n");
-    let worker = scene.starts();
-    // An unhealthy worker leaves when nothing runs any more.
-    let beside = scene.submits("beside", "{hold: wait}");
-    scene.waits_for(&format!("{beside} wait"));
-    let told = "a-secret-message";
-    leads_to_the_cause(&scene, &worker, "{fault: internal}", told);
-    leads_to_the_cause(
-        &scene,
-        &worker,
-        "{fault: internal}",
-        "{\"token\":\"a-secret-detail\"}",
-    );
-    leads_to_the_cause(
-        &scene,
-        &worker,
-        "{fault: panic}",
-        "prepare: TaskPlugin.prepare panicked: a-secret-message",
-    );
-    scene.releases();
-    assert_eq!(worker.end().code(), 69);
-
-    let scene = Scene::new("worker: {capacity: 3}\nlibraries: {callTimeout: 2 s}\n");
-    let worker = scene.starts();
-    let beside = scene.submits("beside", "{hold: wait}");
-    scene.waits_for(&format!("{beside} wait"));
-    leads_to_the_cause(&scene, &worker, "{fault: hang}", "it did not return within 2 s");
-    scene.releases();
-    assert_eq!(worker.end().code(), 69);
 }

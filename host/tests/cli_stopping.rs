@@ -4,65 +4,26 @@
 mod held_support;
 mod support;
 
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
-
 use held_support::Scene;
-use rustix::process::Signal;
-use support::cli::Running;
-
-/// How the worker is stopped.
-#[derive(Clone, Copy, Debug, PartialEq)]
-enum Stop {
-    Int,
-    Term,
-    IntInt,
-    IntTerm,
-    TermTerm,
-    PluginGraceful,
-    PluginNow,
-    Fatal,
-    Panic,
-}
-
-const STOPS: [Stop; 9] = [
-    Stop::Int,
-    Stop::Term,
-    Stop::IntInt,
-    Stop::IntTerm,
-    Stop::TermTerm,
-    Stop::PluginGraceful,
-    Stop::PluginNow,
-    Stop::Fatal,
-    Stop::Panic,
-];
-
-impl Stop {
-    /// What runs is finished.
-    fn is_graceful(self) -> bool {
-        matches!(self, Stop::Int | Stop::PluginGraceful | Stop::Panic)
-    }
-
-    fn status(self) -> i32 {
-        match self {
-            Stop::Int | Stop::PluginGraceful => 71,
-            Stop::Term | Stop::IntInt | Stop::IntTerm | Stop::TermTerm | Stop::PluginNow => 72,
-            Stop::Fatal | Stop::Panic => 69,
-        }
-    }
-}
+use held_support::stop::{STOPS, Stop, matrix};
 
 /// What the worker is doing.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Doing {
     /// It waits for its poll.
     Polling,
+    /// A plugin has it claim nothing.
+    Paused,
+    /// Its only slot is taken by a task that runs; by the one that brings the stop about, if one does.
+    Full,
     /// So many tasks are in this call.
     Tasks(usize, &'static str),
 }
 
-const DOING: [Doing; 10] = [
+const DOING: [Doing; 12] = [
     Doing::Polling,
+    Doing::Paused,
+    Doing::Full,
     Doing::Tasks(1, "prepare"),
     Doing::Tasks(1, "build_sandbox"),
     Doing::Tasks(1, "start"),
@@ -73,27 +34,6 @@ const DOING: [Doing; 10] = [
     Doing::Tasks(1, "exception"),
     Doing::Tasks(1, "dispose"),
 ];
-
-fn stop(scene: &Scene, worker: &Running, stop: Stop) -> Option<String> {
-    let (int, term) = (Signal::INT, Signal::TERM);
-    let twice = |first: (Signal, &str), then: Signal| {
-        worker.signal(first.0);
-        worker.says(first.1);
-        worker.signal(then);
-    };
-    match stop {
-        Stop::Int => worker.signal(int),
-        Stop::Term => worker.signal(term),
-        Stop::IntInt => twice((int, "stopping after the running tasks"), int),
-        Stop::IntTerm => twice((int, "stopping after the running tasks"), term),
-        Stop::TermTerm => twice((term, "stopping now"), term),
-        Stop::PluginGraceful => scene.has_stopped("graceful"),
-        Stop::PluginNow => scene.has_stopped("now"),
-        Stop::Fatal => return Some(scene.submits("culprit", "{fault: fatal}")),
-        Stop::Panic => return Some(scene.submits("culprit", "{fault: panic}")),
-    }
-    None
-}
 
 /// The runs that a task may have in the end.
 fn expected(how: Stop, call: &str) -> Vec<Vec<&'static str>> {
@@ -115,12 +55,17 @@ fn expected(how: Stop, call: &str) -> Vec<Vec<&'static str>> {
     }
 }
 
-fn cell(how: Stop, doing: Doing) {
+fn cell((how, doing): (Stop, Doing)) {
     let what = format!("{how:?} while {doing:?}");
-    let scene = Scene::new("worker: {capacity: 10}\n");
+    let capacity = if doing == Doing::Full { 1 } else { 10 };
+    let scene = Scene::new(&format!(
+        "worker: {{capacity: {capacity}}}\n{}",
+        how.configuration()
+    ));
     let worker = scene.starts();
     let (count, call) = match doing {
-        Doing::Polling => (0, ""),
+        Doing::Polling | Doing::Paused => (0, ""),
+        Doing::Full => (usize::from(how.culprit().is_none()), "wait"),
         Doing::Tasks(count, call) => (count, call),
     };
     let fault = if call == "exception" {
@@ -134,15 +79,21 @@ fn cell(how: Stop, doing: Doing) {
     for task in &tasks {
         scene.waits_for(&format!("{task} {call}"));
     }
-    let culprit = stop(&scene, &worker, how);
+    let culprit = how.culprit().map(|payload| {
+        let culprit = scene.submits("culprit", payload);
+        scene.waits_for(&format!("{culprit} prepare"));
+        culprit
+    });
+    if doing == Doing::Paused {
+        scene.tells("pause");
+        worker.says("claiming is paused");
+        // It takes what the poll brings that is under way, and there is none after it.
+        let last = scene.submits("last", "{}");
+        worker.says(&format!("task resolved task_id={last}"));
+    }
+    how.happens(&scene, &worker, culprit.as_deref());
     if how != Stop::TermTerm && (how.is_graceful() || call == "dispose") {
-        // It is to be known that they are not just faster than the stop.
-        worker.says(match how {
-            Stop::Panic => "the library is unhealthy",
-            Stop::Fatal => "resolution=Exception(InternalError)",
-            Stop::Int | Stop::PluginGraceful => "stopping after the running tasks",
-            _ => "stopping now",
-        });
+        how.is_noticed(&worker);
         scene.releases();
     }
     let ended = worker.end();
@@ -165,7 +116,8 @@ fn cell(how: Stop, doing: Doing) {
         assert_eq!(
             runs.pop(),
             Some(vec!["exception (internal-error)".to_owned()]),
-            "{what}"
+            "{what}\n{}",
+            ended.stderr
         );
     }
     for runs in runs {
@@ -177,23 +129,9 @@ fn cell(how: Stop, doing: Doing) {
     }
 }
 
-/// Runs these cells, four at a time, and says which of them are wrong.
-fn matrix(cells: &[(Stop, Doing)]) {
-    let next = AtomicUsize::new(0);
-    let failed = Mutex::new(Vec::new());
-    std::thread::scope(|scope| {
-        for _ in 0..4 {
-            scope.spawn(|| {
-                while let Some((how, doing)) = cells.get(next.fetch_add(1, Ordering::Relaxed)).copied() {
-                    if std::panic::catch_unwind(|| cell(how, doing)).is_err() {
-                        failed.lock().expect("no panic").push((how, doing));
-                    }
-                }
-            });
-        }
-    });
-    let failed = failed.into_inner().expect("no panic");
-    assert!(failed.is_empty(), "{failed:?}");
+/// Where hooks may take only seconds, there is no time to be in one.
+fn is_possible(&(how, doing): &(Stop, Doing)) -> bool {
+    how != Stop::Hang || !matches!(doing, Doing::Tasks(_, call) if call != "wait")
 }
 
 /// Every way to stop, and everything that a worker may be doing, at least once.
@@ -201,10 +139,12 @@ fn matrix(cells: &[(Stop, Doing)]) {
 fn a_worker_that_is_stopped_ends_as_documented_and_every_task_is_resolved() {
     let mut cells: Vec<_> = (0..DOING.len())
         .map(|at| (STOPS[at % STOPS.len()], DOING[at]))
+        .filter(is_possible)
         .collect();
     cells.push((Stop::Term, Doing::Tasks(8, "wait")));
     cells.push((Stop::Panic, Doing::Tasks(1, "wait")));
-    matrix(&cells);
+    cells.push((Stop::Hang, Doing::Tasks(1, "wait")));
+    matrix(&cells, 4, cell);
 }
 
 /// All of them.
@@ -214,6 +154,7 @@ fn every_way_to_stop_at_every_time() {
     let cells: Vec<_> = STOPS
         .into_iter()
         .flat_map(|stop| DOING.map(|doing| (stop, doing)))
+        .filter(is_possible)
         .collect();
-    matrix(&cells);
+    matrix(&cells, 4, cell);
 }

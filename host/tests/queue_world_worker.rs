@@ -414,3 +414,47 @@ async fn a_worker_that_is_stopped_in_the_middle_of_a_report_is_made_up_for_by_th
         assert_eq!(scene.runs(&id).await, expected, "{fault:?}: {}", recovered.stderr);
     }
 }
+
+/// What the queue says of other tasks, or of none, is no news about those that run here; nor is that it keeps silent.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_answer_about_cancellations_that_lacks_a_task_or_names_another_changes_nothing() {
+    let (scene, place) = (Scene::new().await, Place::new());
+    let proxy = Proxy::start(scene.queue.root_url()).await;
+    let other = TaskId::random();
+    let later = "2100-01-01T00:00:00.000Z";
+    let unknown = serde_json::json!({ "statuses": [{ "taskId": other, "status": {
+        "taskId": other, "provisionerId": "proj", "workerType": "other", "taskQueueId": "proj/other",
+        "schedulerId": "-", "projectId": "none", "taskGroupId": other, "deadline": later, "expires": later,
+        "retriesLeft": 0, "state": "exception", "runs": [{
+            "runId": 0, "state": "exception", "reasonCreated": "scheduled", "reasonResolved": "canceled",
+            "scheduled": later,
+        }],
+    } }] });
+    let none = serde_json::json!({ "statuses": [] });
+    for answer in [&unknown, &none] {
+        let fault = Fault::Answer(answer.to_string());
+        proxy.rule(Rule::once("POST", "/tasks/status", fault));
+    }
+    let (cancelled, goes_on) = (TaskId::random(), TaskId::random());
+    let (begun, begun_too, go) = (place.path("begun"), place.path("too"), place.path("go"));
+    for (id, begun) in [(&cancelled, &begun), (&goes_on, &begun_too)] {
+        let waits = format!("while [ ! -e {} ]; do sleep 0.02; done", go.display());
+        script(&scene, id, &format!("touch {}; {waits}", begun.display())).await;
+    }
+    let worker = worker(&place, &scene, &proxy, 2);
+    made(&begun, &worker).await;
+    made(&begun_too, &worker).await;
+    proxy.sees(3, "POST", "/tasks/status").await;
+    let said = worker.said_so_far();
+    assert!(!said.contains("the queue has resolved a task"), "{said}");
+    assert!(!said.contains("could not be asked about cancellations"), "{said}");
+    // The next answer is the queue's own.
+    scene.client.cancel_task(&cancelled).await.unwrap();
+    worker.says(&format!(
+        "task resolved task_id={cancelled} run_id=0 resolution=ResolvedElsewhere"
+    ));
+    std::fs::write(&go, "").unwrap();
+    let runs = resolved(&scene, &worker, &goes_on).await;
+    let said = leaves(worker).await;
+    assert_eq!(runs, [run("completed", "scheduled", Some("completed"))], "{said}");
+}

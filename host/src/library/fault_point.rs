@@ -2,7 +2,7 @@
 //!
 //! Only in builds with debug assertions, and only if the environment asks for it: `TCW_FAULT_POINT=NAME:COUNT:ACTION`.
 //! `NAME` is that of a point, or the beginning of one with `*` after it; `COUNT` says at which time that one of them is
-//! reached it happens, counted from 1; `ACTION` is `kill`: the process gets SIGKILL. `NAME:0:say` writes every one that
+//! reached it happens, counted from 1; `ACTION` is `kill`: the process gets SIGKILL; or `panic`: the thread panics. `NAME:0:say` writes every one that
 //! is reached to stderr, and does nothing.
 //!
 //! Here, and not beside this module, because the loader uses nothing of the host but itself: see `tests/abi-history`.
@@ -30,6 +30,7 @@ mod debug {
     #[derive(Debug, PartialEq, Eq)]
     enum Action {
         Kill,
+        Panic,
         Say,
     }
 
@@ -49,6 +50,7 @@ mod debug {
                 at: parts.next()?.parse().ok()?,
                 action: match parts.next()? {
                     "kill" => Action::Kill,
+                    "panic" => Action::Panic,
                     "say" => Action::Say,
                     _ => return None,
                 },
@@ -73,7 +75,7 @@ mod debug {
             let fault = Fault::parse(&text);
             assert!(
                 fault.is_some(),
-                "{VARIABLE}={text}: it is NAME:COUNT:kill or NAME:0:say"
+                "{VARIABLE}={text}: it is NAME:COUNT:kill, NAME:COUNT:panic or NAME:0:say"
             );
             fault
         });
@@ -83,6 +85,10 @@ mod debug {
         let count = REACHED.fetch_add(1, Ordering::SeqCst) + 1;
         // There may be nobody to read it.
         let _ = writeln!(std::io::stderr(), "fault point {count} {name}");
+        assert!(
+            fault.action != Action::Panic || count != fault.at,
+            "the fault point {name}"
+        );
         if fault.action == Action::Kill && count == fault.at {
             let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
             // Other threads go no further either.
@@ -101,6 +107,10 @@ mod debug {
             let fault = Fault::parse("journal.*:3:kill").unwrap();
             assert!(fault.is_meant("journal.claimed.before") && !fault.is_meant("task.claimed"));
             assert_eq!((fault.at, &fault.action), (3, &Action::Kill));
+            assert_eq!(
+                Fault::parse("task.Running:1:panic").unwrap().action,
+                Action::Panic
+            );
             let exact = Fault::parse("task.claimed:0:say").unwrap();
             assert!(exact.is_meant("task.claimed") && !exact.is_meant("task.claimed.late"));
             for wrong in ["", "a", "a:1", "a:b:kill", "a:1:maim", "a:1:kill:more"] {

@@ -96,8 +96,19 @@ pub struct TaskStatus {
     /// Whether the worker has begun to report how it ended. The run may be over for the queue from then on, because of
     /// that report, although no answer has come yet.
     pub reporting: bool,
+    /// The worst so far that concerns the whole worker.
+    pub alarm: Option<Alarm>,
     /// How it ended, once it is resolved. Cleaning up may still add to it.
     pub report: Option<TaskReport>,
+}
+
+/// What has gone wrong in a task and cannot wait for its end, which may be far if the queue is away.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Alarm {
+    /// This library panicked or hung.
+    Unhealthy(String),
+    /// The worker cannot go on.
+    Fatal,
 }
 
 /// Makes the two ends.
@@ -107,6 +118,7 @@ pub fn task_control() -> (TaskControl, TaskControlReceiver) {
         state: TaskState::Claimed,
         since: Utc::now(),
         reporting: false,
+        alarm: None,
         report: None,
     };
     let (send_status, status) = watch::channel(first);
@@ -158,6 +170,13 @@ impl TaskControl {
         let mut status = self.status.clone();
         let status = status.wait_for(|status| status.report.is_some()).await.ok()?;
         status.report.clone()
+    }
+
+    /// Waits for an alarm that is worse than this. `None` when there will be none any more.
+    pub async fn alarmed(&self, beyond: Option<Alarm>) -> Option<Alarm> {
+        let mut status = self.status.clone();
+        let status = status.wait_for(|status| status.alarm > beyond).await.ok()?;
+        status.alarm.clone()
     }
 
     /// Waits until the task is in `state`, or beyond it in the order of a task that ends well.
@@ -220,12 +239,29 @@ impl TaskControlReceiver {
         *self.events.borrow()
     }
 
+    /// Where the task is.
+    pub(super) fn state(&self) -> TaskState {
+        self.status.borrow().state
+    }
+
     pub(super) fn enter(&self, state: TaskState) {
         self.status.send_modify(|status| {
             status.state = state;
             status.since = Utc::now();
         });
         fault_point!("task.{state:?}");
+    }
+
+    /// Something concerns the whole worker.
+    pub(super) fn alarm(&self, alarm: Alarm) {
+        self.status.send_if_modified(|status| {
+            let alarm = Some(alarm);
+            let worse = alarm > status.alarm;
+            if worse {
+                status.alarm = alarm;
+            }
+            worse
+        });
     }
 
     /// The report is about to be sent.

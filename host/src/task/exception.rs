@@ -80,7 +80,11 @@ impl Interrupted {
             }
         };
         task.end_log(&lines).await;
-        publish(&task, reason.for_plugins()).await;
+        // Nobody waits long for uploads to a queue that is away.
+        let untold = early
+            .is_some_and(|(resolution, reported)| !reported && resolution != Resolution::ResolvedElsewhere);
+        let unreachable = untold || task.control.has_been_given_up() == Some(TaskEvent::ClaimLost);
+        publish(&task, reason.for_plugins(), unreachable).await;
         let (resolution, reported) = match early {
             Some(told) => told,
             None => task.tell_queue(reason.resolution()).await,
@@ -200,8 +204,8 @@ async fn abort(task: &Arc<Task>) {
     }
 }
 
-/// Lets the plugins publish what they have.
-async fn publish(task: &Arc<Task>, reason: tcw_abi::plugin::ExceptionReason) {
+/// Lets the plugins publish what they have; when the queue is `unreachable`, for no longer than any hook has to end.
+async fn publish(task: &Arc<Task>, reason: tcw_abi::plugin::ExceptionReason, unreachable: bool) {
     let mut calls = Calls::without_grace(task);
     for member in task.remains.members() {
         let (task, stop) = (Arc::clone(task), calls.stop.clone());
@@ -210,7 +214,12 @@ async fn publish(task: &Arc<Task>, reason: tcw_abi::plugin::ExceptionReason) {
             task.hook(&member.callee, "exception", &stop, hook).await
         });
     }
-    let bound = task.env.deadlines.exception;
+    let deadlines = &task.env.deadlines;
+    let bound = if unreachable {
+        deadlines.exception.min(deadlines.hook_grace)
+    } else {
+        deadlines.exception
+    };
     let mut faults = Vec::new();
     let all = async {
         while let Some(end) = calls.next().await {

@@ -41,10 +41,11 @@ use std::sync::Arc;
 
 use tcw_abi::Error;
 
-pub use control::{TaskControl, TaskControlReceiver, TaskEvent, TaskState, TaskStatus, task_control};
+pub use control::{Alarm, TaskControl, TaskControlReceiver, TaskEvent, TaskState, TaskStatus, task_control};
 pub use environment::{Deadlines, EngineSlot, PayloadCheck, PayloadParts, PluginSlot, TaskEnvironment};
 pub use report::{Resolution, TaskReport, WorkerEffect};
 
+use self::call::Calls;
 use self::claimed::Claimed;
 use self::disposed::Resolved;
 use self::exception::{End, Interrupted};
@@ -137,9 +138,28 @@ async fn rescue(task: Arc<Task>, error: tokio::task::JoinError) -> TaskReport {
         Ok(payload) => format!("the host panicked in this task: {}", panic_text(payload)),
         Err(_) => "the runtime ended while the task ran".to_owned(),
     };
-    task.note(&[Fault::of_host(Error::internal(text))]);
+    let fault = Fault::of_host(Error::internal(text));
     task.services
         .cancel(tcw_abi::services::CancelReason::InternalError);
+    if let Some(report) = task.control.published() {
+        task.note(&[fault]);
+        return Resolved::again(task, &report).dispose().await;
+    }
+    // No plugin publishes twice: only who has not begun with that does so now, and the author reads of the incident.
+    if (task.control.state() as u8) < TaskState::Finished as u8 {
+        let interrupted = Interrupted::of_fault(Arc::clone(&task), Calls::new(&task), fault);
+        let ended = tokio::spawn(async move {
+            match interrupted.end().await {
+                End::Resolved(resolved) => Some(resolved),
+                End::Failed(_) => None,
+            }
+        });
+        if let Ok(Some(resolved)) = ended.await {
+            return resolved.dispose().await;
+        }
+    } else {
+        task.note(&[fault]);
+    }
     let resolved = match task.control.published() {
         Some(report) => Resolved::again(Arc::clone(&task), &report),
         None => {

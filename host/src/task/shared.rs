@@ -12,7 +12,7 @@ use tcw_abi::engine::Report;
 use tcw_abi::services::{LogLevel, TaskContext, TaskInfo};
 use tcw_abi::{Error, Handling, Result};
 
-use super::control::{TaskControlReceiver, TaskEvent};
+use super::control::{Alarm, TaskControlReceiver, TaskEvent};
 use super::environment::TaskEnvironment;
 use super::fault::{Cause, Fault};
 use super::remains::Remains;
@@ -214,6 +214,10 @@ impl Task {
     /// The cause of several faults, which are taken into account.
     pub(super) fn cause(&self, faults: Vec<Fault>) -> Option<Cause> {
         self.note(&faults);
+        // Whose it is, should it turn out to be an error of ours.
+        let place = faults
+            .first()
+            .map(|fault| (fault.library.clone(), fault.place.clone()));
         let cause = Cause::of(faults)?;
         if let Cause::Exception(_, error) = &cause
             && matches!(error.kind().handling(), Handling::NonFatal | Handling::Fatal)
@@ -222,7 +226,13 @@ impl Task {
             let mut findings = self.findings();
             if findings.effect == WorkerEffect::None {
                 drop(findings);
-                self.worsen(WorkerEffect::NonFatal, &Fault::of_host(error.clone()));
+                let (library, place) = place.unwrap_or_default();
+                let fault = Fault {
+                    library,
+                    place,
+                    ..Fault::of_host(error.clone())
+                };
+                self.worsen(WorkerEffect::NonFatal, &fault);
             } else {
                 findings.incident.get_or_insert_with(incident);
             }
@@ -251,6 +261,11 @@ impl Task {
             fault.place,
             fault.error.message()
         );
+        if effect == WorkerEffect::Fatal {
+            self.control.alarm(Alarm::Fatal);
+        } else if fault.unhealthy && !fault.library.is_empty() {
+            self.control.alarm(Alarm::Unhealthy(fault.library.clone()));
+        }
     }
 
     /// The incident of this task, if there is one.
@@ -292,7 +307,10 @@ impl Task {
         self.control.begin_report();
         let deadlines = &self.env.deadlines;
         let shutdown = async {
-            self.control.given_up().await;
+            // The worker stops because of this task, which is not given up.
+            if self.findings().effect != WorkerEffect::Fatal {
+                self.control.given_up().await;
+            }
             tokio::time::sleep(deadlines.report_at_shutdown).await;
         };
         let outcome = tokio::select! {

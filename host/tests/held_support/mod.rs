@@ -1,8 +1,12 @@
 //! A worker with the library of `tests/fixtures/held`, and the other end of its socket.
 #![allow(dead_code, reason = "every test file uses a part of it")]
 
+pub(crate) mod deployment;
+pub(crate) mod proxy;
+pub(crate) mod stop;
+
 use std::collections::HashMap;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Write as _};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
@@ -62,6 +66,17 @@ impl Scene {
         worker
     }
 
+    /// With this fault point.
+    pub(crate) fn starts_with_fault(&self, fault: &str) -> Running {
+        let mut command = self.place.tcw(&with(&["run"], &self.arguments));
+        command
+            .env("TCW_HELD", self.place.path("held"))
+            .env("TCW_FAULT_POINT", fault);
+        let worker = self.place.start_command(command);
+        worker.says("waiting for tasks");
+        worker
+    }
+
     pub(crate) fn starts_as(&self, command: &str) -> Running {
         let mut command = self.place.tcw(&with(&[command], &self.arguments));
         command.env("TCW_HELD", self.place.path("held"));
@@ -97,12 +112,18 @@ impl Scene {
         held.here.retain(|who, _| who == "control");
     }
 
-    /// Has the plugin stop the worker.
-    pub(crate) fn has_stopped(&self, mode: &str) {
+    /// Lets this one go on.
+    pub(crate) fn releases_one(&self, who: &str) {
+        let was = self.held.0.lock().expect("no panic").here.remove(who);
+        assert!(was.is_some(), "nobody is in {who:?}");
+    }
+
+    /// Has the plugin do something with the worker: `graceful`, `now`, `pause`, `resume`.
+    pub(crate) fn tells(&self, what: &str) {
         self.waits_for("control");
         let held = self.held.0.lock().expect("no panic");
         let mut control = &held.here["control"];
-        writeln!(control, "{mode}").expect("the plugin listens");
+        writeln!(control, "{what}").expect("the plugin listens");
     }
 
     /// The runs of tasks in the queue of a worker that has ended: `completed`, `exception (worker-shutdown)`.
@@ -136,121 +157,4 @@ impl Scene {
     pub(crate) fn recovers(&self) -> Ended {
         self.starts_as("recover").end()
     }
-}
-
-/// Stands between a worker and its queue: counts what passes, and can be cut.
-pub(crate) struct Proxy {
-    pub(crate) address: std::net::SocketAddr,
-    shared: Arc<(Mutex<Passing>, Condvar)>,
-}
-
-#[derive(Default)]
-struct Passing {
-    sent: Vec<u8>,
-    cut: bool,
-    open: Vec<std::net::TcpStream>,
-}
-
-impl Proxy {
-    pub(crate) fn before(server: &str) -> Self {
-        let server = server.trim_start_matches("http://").to_owned();
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
-        let shared: Arc<(Mutex<Passing>, Condvar)> = Arc::default();
-        let proxy = Proxy {
-            address: listener.local_addr().expect("it has one"),
-            shared: Arc::clone(&shared),
-        };
-        std::thread::spawn(move || {
-            for client in listener.incoming().map_while(Result::ok) {
-                let Ok(queue) = std::net::TcpStream::connect(&server) else {
-                    continue;
-                };
-                let mut passing = shared.0.lock().expect("no panic");
-                if passing.cut {
-                    continue;
-                }
-                let clone = |stream: &std::net::TcpStream| stream.try_clone().expect("a descriptor");
-                passing.open.extend([clone(&client), clone(&queue)]);
-                let (from, to) = (clone(&client), clone(&queue));
-                let counted = Arc::clone(&shared);
-                std::thread::spawn(move || pass(from, to, Some(&counted)));
-                std::thread::spawn(move || pass(queue, client, None));
-            }
-        });
-        proxy
-    }
-
-    /// How often this was sent to the queue.
-    pub(crate) fn count(&self, what: &str) -> usize {
-        count(&self.shared.0.lock().expect("no panic").sent, what)
-    }
-
-    /// The certificates of requests whose first line has this in it, in their order: each credentials have their own.
-    pub(crate) fn certificates(&self, what: &str) -> Vec<String> {
-        let passing = self.shared.0.lock().expect("no panic");
-        let text = String::from_utf8_lossy(&passing.sent).into_owned();
-        let heads = text.split("\r\n\r\n").filter(|head| {
-            let line = head.lines().find(|line| line.ends_with(" HTTP/1.1"));
-            line.is_some_and(|line| line.contains(what))
-        });
-        heads
-            .filter_map(|head| head.split_once("ext=\"")?.1.split_once('"'))
-            .map(|(ext, _)| ext.to_owned())
-            .collect()
-    }
-
-    /// Waits until this was sent so often.
-    pub(crate) fn waits_for(&self, what: &str, times: usize) {
-        let passing = self.shared.0.lock().expect("no panic");
-        let waited = self
-            .shared
-            .1
-            .wait_timeout_while(passing, Duration::from_secs(120), |passing| {
-                count(&passing.sent, what) < times
-            });
-        assert!(
-            !waited.expect("no panic").1.timed_out(),
-            "{what:?} was not sent {times} times"
-        );
-    }
-
-    /// From now on, connections break.
-    pub(crate) fn cut(&self) {
-        let mut passing = self.shared.0.lock().expect("no panic");
-        passing.cut = true;
-        for stream in passing.open.drain(..) {
-            let _ = stream.shutdown(std::net::Shutdown::Both);
-        }
-    }
-
-    pub(crate) fn mend(&self) {
-        self.shared.0.lock().expect("no panic").cut = false;
-    }
-}
-
-fn count(bytes: &[u8], what: &str) -> usize {
-    String::from_utf8_lossy(bytes).matches(what).count()
-}
-
-fn pass(
-    mut from: std::net::TcpStream,
-    mut to: std::net::TcpStream,
-    counted: Option<&(Mutex<Passing>, Condvar)>,
-) {
-    use std::io::Read;
-    let mut buffer = [0; 16 * 1024];
-    while let Ok(length @ 1..) = from.read(&mut buffer) {
-        if let Some((passing, changed)) = counted {
-            passing
-                .lock()
-                .expect("no panic")
-                .sent
-                .extend_from_slice(&buffer[..length]);
-            changed.notify_all();
-        }
-        if to.write_all(&buffer[..length]).is_err() {
-            break;
-        }
-    }
-    let _ = to.shutdown(std::net::Shutdown::Both);
 }
