@@ -64,7 +64,7 @@ fn the_table_of_bounds_is_what_the_host_waits_for() {
         deadlines.exception,
         start_timeout(),
         constant("host/src/worker/recovery.rs", "RECOVERY"),
-        constant("host/src/worker/dispatch.rs", "DISPOSAL"),
+        constant("host/src/worker/dispatch/ending.rs", "DISPOSAL"),
     ];
     assert_eq!(said, bounds.map(written));
 }
