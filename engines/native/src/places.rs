@@ -1,12 +1,17 @@
 //! Where task directories are made, how this worker's are known by their names, and which of them are in use.
 
 use std::collections::BTreeSet;
+use std::fs::File;
+use std::hash::{BuildHasher as _, Hasher as _, RandomState};
+use std::io::Write as _;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use tcw_abi::Result;
+use tcw_abi::runtime::blocking;
 use tcw_abi::services::{Services, TaskInfo};
+use tcw_abi::{Error, Result};
 
 use crate::tree::Name;
 
@@ -44,7 +49,10 @@ impl Places {
             None => None,
             Some(directory) => Some(Configured {
                 directory,
-                owner: owner(&services.state_directory().await?),
+                owner: {
+                    let state = PathBuf::from(services.state_directory().await?);
+                    blocking(move || owner(&state)).await?
+                },
             }),
         };
         Ok(Places {
@@ -125,21 +133,82 @@ impl Places {
     }
 }
 
-/// The same for a state directory on a machine as long as both have their names, and hardly ever for another.
-fn owner(state_directory: &str) -> String {
-    let machine = ["/etc/machine-id", "/etc/hostname"]
-        .iter()
-        .filter_map(|path| std::fs::read_to_string(path).ok())
-        .find(|text| !text.trim().is_empty())
-        .unwrap_or_default();
-    // FNV-1a: it has to stay the same in all versions, not to withstand anybody.
-    let hash = machine
-        .trim()
-        .bytes()
-        .chain(*b"\0")
-        .chain(state_directory.bytes())
-        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-        });
+/// Reads the name that this state directory has for its directories elsewhere; makes one at the first time. Blocking.
+///
+/// It is random, so that two containers of one image, whose paths and machine are called the same, do not take each
+/// other's directories for their own; machine and path are in it too, as a state directory may be copied.
+fn owner(state_directory: &Path) -> Result<String> {
+    let path = state_directory.join("owner");
+    let failed = |error: std::io::Error| {
+        Error::internal(format!(
+            "{}, which names this worker's task directories, cannot be used: {error}",
+            path.display()
+        ))
+    };
+    let is_whole = |text: &str| text.len() == 16 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let secret = match std::fs::read_to_string(&path) {
+        Ok(text) if is_whole(text.trim()) => text.trim().to_owned(),
+        // Half written by a machine that lost its power: no directory has this name yet.
+        Ok(_) => make(state_directory, &path).map_err(failed)?,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            make(state_directory, &path).map_err(failed)?
+        }
+        Err(error) => return Err(failed(error)),
+    };
+    let machine = std::fs::read_to_string("/etc/machine-id").unwrap_or_default();
+    Ok(hash(&[
+        machine.trim().as_bytes(),
+        state_directory.as_os_str().as_bytes(),
+        secret.as_bytes(),
+    ]))
+}
+
+/// On disk before any directory bears it.
+fn make(directory: &Path, path: &Path) -> std::io::Result<String> {
+    // Its keys come from the operating system's source of random numbers.
+    let name = format!("{:016x}", RandomState::new().build_hasher().finish());
+    let unfinished = directory.join("owner.new");
+    let mut file = File::create(&unfinished)?;
+    file.write_all(name.as_bytes())?;
+    file.sync_all()?;
+    std::fs::rename(&unfinished, path)?;
+    File::open(directory)?.sync_all()?;
+    Ok(name)
+}
+
+/// FNV-1a: it has to stay the same in all versions, not to withstand anybody.
+fn hash(parts: &[&[u8]]) -> String {
+    let bytes = parts.iter().flat_map(|part| part.iter().chain(b"\0"));
+    let hash = bytes.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+    });
     format!("{hash:016x}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_state_directory_has_one_name_and_no_other_has_it() {
+        let base = std::env::temp_dir().join(format!("tcw-owner-{}", std::process::id()));
+        let (one, other) = (base.join("one"), base.join("other"));
+        std::fs::create_dir_all(&one).unwrap();
+        std::fs::create_dir_all(&other).unwrap();
+        let name = owner(&one).unwrap();
+        assert_eq!(owner(&one).unwrap(), name);
+        assert_ne!(owner(&other).unwrap(), name);
+        // The same path again, as in another container.
+        std::fs::remove_file(one.join("owner")).unwrap();
+        let again = owner(&one).unwrap();
+        assert_ne!(again, name);
+        // A copy is somebody else.
+        std::fs::copy(one.join("owner"), other.join("owner")).unwrap();
+        assert_ne!(owner(&other).unwrap(), again);
+        // What was cut off is made anew, and stays then.
+        std::fs::write(one.join("owner"), "12").unwrap();
+        let mended = owner(&one).unwrap();
+        assert_eq!(owner(&one).unwrap(), mended);
+        std::fs::remove_dir_all(&base).unwrap();
+    }
 }
