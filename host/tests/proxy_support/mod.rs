@@ -114,10 +114,21 @@ struct State {
     let_go: Notify,
 }
 
+/// A socket at an address that others of this process may have, too.
+fn bound(address: SocketAddr) -> TcpSocket {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_reuseaddr(true).unwrap();
+    socket.set_reuseport(true).unwrap();
+    socket.bind(address).unwrap();
+    socket
+}
+
 /// A running proxy. It ends with this object.
 pub(crate) struct Proxy {
     pub(crate) url: String,
     address: SocketAddr,
+    /// Holds the port and never listens: while connections are refused, nobody else may get it.
+    _port: TcpSocket,
     state: Arc<State>,
     accepting: Mutex<Option<JoinHandle<()>>>,
 }
@@ -126,11 +137,12 @@ impl Proxy {
     /// In front of the server at this URL.
     pub(crate) async fn start(upstream: &str) -> Self {
         let upstream = upstream.strip_prefix("http://").unwrap().parse().unwrap();
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
+        let port = bound("127.0.0.1:0".parse().unwrap());
+        let address = port.local_addr().unwrap();
         let proxy = Proxy {
             url: format!("http://{address}"),
             address,
+            _port: port,
             state: Arc::new(State {
                 upstream,
                 rules: Mutex::default(),
@@ -139,7 +151,7 @@ impl Proxy {
             }),
             accepting: Mutex::default(),
         };
-        proxy.accept_from(listener);
+        proxy.listen();
         proxy
     }
 
@@ -165,10 +177,7 @@ impl Proxy {
 
     /// From now on connections are taken again, at the same place.
     pub(crate) fn listen(&self) {
-        let socket = TcpSocket::new_v4().unwrap();
-        socket.set_reuseaddr(true).unwrap();
-        socket.bind(self.address).unwrap();
-        self.accept_from(socket.listen(64).unwrap());
+        self.accept_from(bound(self.address).listen(64).unwrap());
     }
 
     /// One rule more. The first that is for a request counts.
