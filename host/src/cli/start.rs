@@ -146,8 +146,11 @@ pub(super) async fn load(
         ca_certificates(config)?,
     )?;
     // The host's own files of tasks that nobody runs any more.
-    if let Err(error) = sweep(&tasks_directory(directory)) {
-        tracing::warn!(%error, directory = %tasks_directory(directory).display(), "files of earlier tasks are left");
+    let tasks = tasks_directory(directory);
+    let place = tasks.clone();
+    let swept = tokio::task::spawn_blocking(move || sweep(&place)).await;
+    if let Err(error) = swept.map_err(Failure::general)? {
+        tracing::warn!(%error, directory = %tasks.display(), "files of earlier tasks are left");
     }
     let loader = Loader::new(&config.worker.state_directory, Diagnostics::start())
         .with_quarantine(crashed::quarantine(config).await?)
